@@ -1,0 +1,160 @@
+//! `sigstoreSigned` with keys: a cosign signature, checked step by step.
+
+use thiserror::Error;
+
+use crate::decision::Proof;
+use crate::digest::Digest;
+use crate::encoding::decode_base64;
+use crate::evidence::{COSIGN_PAYLOAD, CosignSignature};
+use crate::identity::{IdentityMismatch, SignedIdentity};
+use crate::key::PublicKey;
+use crate::manifest::{Manifest, Subject, SubjectKind, Unverified};
+use crate::payload::{Payload, PayloadError};
+
+/// What a signature proved, by the only function that can say so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Verified {
+    pub(crate) key_fingerprint: Digest,
+    pub(crate) subject: SubjectKind,
+    pub(crate) signed_reference: String,
+}
+
+impl Verified {
+    pub(crate) fn proof(self, found: String) -> Proof {
+        let Self {
+            key_fingerprint,
+            subject,
+            signed_reference,
+        } = self;
+        Proof {
+            key_fingerprint,
+            found,
+            subject,
+            signed_reference,
+        }
+    }
+}
+
+/// Checks one signature against a requirement's keys.
+///
+/// In the order of trust: the signature over the bytes, then what the bytes say, then whether that
+/// is about this image, then whether it is about the name asked for.
+pub(crate) fn verify(
+    signature: &CosignSignature,
+    keys: &[PublicKey],
+    identity: Option<&SignedIdentity>,
+    manifest: &Unverified<Manifest>,
+) -> Result<Verified, SignatureProblem> {
+    if signature.media_type != COSIGN_PAYLOAD {
+        let found = signature.media_type.clone();
+        return Err(SignatureProblem::MediaType { found });
+    }
+    let untrusted_payload = match &signature.payload {
+        Ok(payload) => payload,
+        Err(why) => return Err(SignatureProblem::NotFetched { why: why.clone() }),
+    };
+    let encoded = signature
+        .annotations
+        .get(SIGNATURE_ANNOTATION)
+        .ok_or(SignatureProblem::NoSignature)?;
+    let (key, payload) = open_cosign(keys, untrusted_payload, encoded)?;
+    let subject = subject_of(&payload, manifest)?;
+    let signed = payload.untrusted_reference();
+    let default = SignedIdentity::default_for_cosign(signed);
+    identity
+        .unwrap_or(&default)
+        .accepts(manifest.reference().as_reference(), signed)?;
+    Ok(Verified {
+        key_fingerprint: *key.fingerprint(),
+        subject,
+        signed_reference: signed.to_owned(),
+    })
+}
+
+/// The payload, once one of `keys` has made the base64 `signature` over its bytes.
+///
+/// Nothing else may read them. This alone proves nothing about an image: the digest and the
+/// reference in the payload are still to be compared.
+pub fn open_cosign<'k>(
+    keys: &'k [PublicKey],
+    untrusted_payload: &[u8],
+    signature: &str,
+) -> Result<(&'k PublicKey, Payload), SignatureProblem> {
+    let signature = decode_base64(signature)?;
+    let key = keys
+        .iter()
+        .find(|key| key.verifies(untrusted_payload, &signature));
+    let key = key.ok_or(SignatureProblem::OtherKey { tried: keys.len() })?;
+    Ok((key, Payload::parse_cosign(untrusted_payload)?))
+}
+
+/// Why a signature does not count. Anyone may have put it there, so it is nobody's fault; it just
+/// does not help.
+#[derive(Debug, Clone, PartialEq, Error)]
+#[non_exhaustive]
+pub enum SignatureProblem {
+    /// The attachment is of another kind.
+    #[error("its media type is {found:?}, cosign's is {COSIGN_PAYLOAD:?}")]
+    MediaType {
+        /// The media type.
+        found: String,
+    },
+    /// The signed bytes are not there.
+    #[error("its payload could not be fetched: {why}")]
+    NotFetched {
+        /// What the fetcher said.
+        why: String,
+    },
+    /// There is no signature beside the bytes.
+    #[error("it has no annotation {SIGNATURE_ANNOTATION}")]
+    NoSignature,
+    /// The signature is not base64.
+    #[error("its signature is not base64: {0}")]
+    Base64(#[from] base64::DecodeError),
+    /// None of the keys made it.
+    #[error("{}", other_key(*tried))]
+    OtherKey {
+        /// The number of keys tried.
+        tried: usize,
+    },
+    /// What is signed is no payload.
+    #[error("its payload is malformed: {0}")]
+    Payload(#[from] PayloadError),
+    /// It is for other content.
+    #[error("it is for the digest {signed}, this is {found}")]
+    OtherDigest {
+        /// The digest that is signed.
+        signed: Digest,
+        /// The digest of the manifest.
+        found: Digest,
+    },
+    /// It is for another name.
+    #[error("{0}")]
+    Identity(#[from] IdentityMismatch),
+}
+
+/// Which of the image's documents the payload is about.
+fn subject_of(
+    payload: &Payload,
+    manifest: &Unverified<Manifest>,
+) -> Result<SubjectKind, SignatureProblem> {
+    let signed = payload.untrusted_digest();
+    let subject = manifest
+        .subjects()
+        .find(|subject: &Subject<'_>| subject.has(signed));
+    subject
+        .map(|subject| subject.kind)
+        .ok_or_else(|| SignatureProblem::OtherDigest {
+            signed: *signed,
+            found: *manifest.digest(),
+        })
+}
+
+fn other_key(tried: usize) -> String {
+    match tried {
+        1 => "it is not by the key of the policy".to_owned(),
+        _ => format!("it is by none of the {tried} keys of the policy"),
+    }
+}
+
+const SIGNATURE_ANNOTATION: &str = "dev.cosignproject.cosign/signature";

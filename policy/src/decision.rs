@@ -1,0 +1,367 @@
+//! A decision is a value: what was asked, what was proved, and what was wrong with the rest.
+
+use std::fmt;
+
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::cosign::SignatureProblem;
+use crate::digest::Digest;
+use crate::key::KeyError;
+use crate::manifest::{Manifest, SubjectKind, Unverified};
+use crate::reference::ImageRef;
+use crate::scope::Scope;
+
+/// The answer of a policy for one image, with every reason.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    reference: ImageRef,
+    manifest_digest: Digest,
+    index_digest: Option<Digest>,
+    policy_digest: Digest,
+    scope: Scope,
+    findings: Vec<Finding>,
+}
+
+impl Decision {
+    pub(crate) fn new(
+        manifest: &Unverified<Manifest>,
+        policy_digest: Digest,
+        scope: Scope,
+        findings: Vec<Finding>,
+    ) -> Self {
+        Self {
+            reference: manifest.reference().clone(),
+            manifest_digest: *manifest.digest(),
+            index_digest: manifest.via().copied(),
+            policy_digest,
+            scope,
+            findings,
+        }
+    }
+
+    /// Whether the image may run: there are requirements, and every one is met.
+    pub fn is_allowed(&self) -> bool {
+        let met = |finding: &Finding| matches!(finding.outcome, Outcome::Met(_));
+        !self.findings.is_empty() && self.findings.iter().all(met)
+    }
+
+    /// The reference that was asked for.
+    pub fn reference(&self) -> &ImageRef {
+        &self.reference
+    }
+
+    /// The digest of the manifest decided on.
+    pub fn manifest_digest(&self) -> &Digest {
+        &self.manifest_digest
+    }
+
+    /// The digest of the index that the manifest was chosen from.
+    pub fn index_digest(&self) -> Option<&Digest> {
+        self.index_digest.as_ref()
+    }
+
+    /// The digest of the policy document.
+    pub fn policy_digest(&self) -> &Digest {
+        &self.policy_digest
+    }
+
+    /// The entry of the policy that spoke.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// What became of each requirement, in the order of the policy.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    /// The record of the decision as canonical JSON (RFC 8785).
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
+        serde_json_canonicalizer::to_string(&self.record())
+    }
+
+    fn record(&self) -> Record<'_> {
+        Record {
+            allowed: self.is_allowed(),
+            asked: self.reference.as_asked(),
+            index_digest: self.index_digest,
+            manifest_digest: self.manifest_digest,
+            policy_digest: self.policy_digest,
+            reference: self.reference.to_string(),
+            requirements: self.findings.iter().map(FindingRecord::new).collect(),
+            scope: &self.scope,
+        }
+    }
+}
+
+impl Serialize for Decision {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.record().serialize(serializer)
+    }
+}
+
+/// What became of one requirement.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Finding {
+    /// The requirement's type in the policy.
+    pub requirement: &'static str,
+    /// The result.
+    pub outcome: Outcome,
+    /// The signatures that did not count, and why.
+    pub rejected: Vec<Rejected>,
+}
+
+impl Finding {
+    pub(crate) fn new(requirement: &'static str, outcome: Outcome) -> Self {
+        Self {
+            requirement,
+            outcome,
+            rejected: Vec::new(),
+        }
+    }
+
+    pub(crate) fn refused(requirement: &'static str, refusal: Refusal) -> Self {
+        Self::new(requirement, Outcome::Refused(refusal))
+    }
+}
+
+/// The result for one requirement. Complete: it is met, or it is not, or nobody looked.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// Met, and on what grounds.
+    Met(Grounds),
+    /// Not met, and why.
+    Refused(Refusal),
+    /// Another requirement refuses whatever this one would say.
+    NotExamined,
+}
+
+/// On what grounds a requirement is met. Complete.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Grounds {
+    /// The policy demands nothing.
+    InsecureAcceptAnything,
+    /// A signature.
+    Signature(Proof),
+}
+
+/// The signature that met a requirement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Proof {
+    /// The sha256 digest of the key's `SubjectPublicKeyInfo`.
+    pub key_fingerprint: Digest,
+    /// Where the signature was found.
+    pub found: String,
+    /// Which document it is on.
+    pub subject: SubjectKind,
+    /// The reference that it names.
+    pub signed_reference: String,
+}
+
+/// A signature that does not count.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Rejected {
+    /// Where it was found.
+    pub found: String,
+    /// What is wrong with it.
+    pub problem: SignatureProblem,
+}
+
+/// Why a requirement is not met.
+#[derive(Debug, Clone, PartialEq, Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The policy says no.
+    #[error("the policy rejects every image here")]
+    Rejects,
+    /// The requirement is understood, and this program cannot check it.
+    #[error("{feature} cannot be checked by this version")]
+    Unsupported {
+        /// What the policy asks for.
+        feature: &'static str,
+    },
+    /// A key could not be had.
+    #[error("key {location} could not be fetched: {why}")]
+    KeyNotFetched {
+        /// Where the policy says it is.
+        location: String,
+        /// What the fetcher said.
+        why: String,
+    },
+    /// A key is not one.
+    #[error("key {location} cannot be used: {problem}")]
+    KeyUnusable {
+        /// Where it comes from.
+        location: String,
+        /// What is wrong with it.
+        problem: KeyError,
+    },
+    /// The signatures could not be looked up, and none of those found elsewhere counts.
+    #[error("the signatures of {subject} could not be listed: {why}")]
+    NotListed {
+        /// The document whose signatures were wanted.
+        subject: Digest,
+        /// What the fetcher said.
+        why: String,
+    },
+    /// Nobody has signed.
+    #[error("no signature was found")]
+    NoSignature,
+    /// There are signatures, none of which counts.
+    #[error("{}", none_counts(*found))]
+    NoneCounts {
+        /// How many.
+        found: usize,
+    },
+    /// The rules are those for another reference. The caller is at fault.
+    #[error("the rules are those for {rules_for}")]
+    OtherReference {
+        /// The reference that the rules are for.
+        rules_for: String,
+    },
+}
+
+impl Refusal {
+    /// The cause in words that name nothing of the owner's: safe to show to the host.
+    pub fn cause(&self) -> &'static str {
+        match self {
+            Self::Rejects => "rejected by the policy",
+            Self::Unsupported { .. } => "unsupported requirement",
+            Self::KeyNotFetched { .. } => "key not available",
+            Self::KeyUnusable { .. } => "key not usable",
+            Self::NotListed { .. } => "signatures not available",
+            Self::NoSignature => "no signature",
+            Self::NoneCounts { .. } => "no acceptable signature",
+            Self::OtherReference { .. } => "rules for another reference",
+        }
+    }
+}
+
+/// The policy does not allow the image. This is an answer, not a fault: asking again changes
+/// nothing.
+///
+/// Displays as one paragraph that names keys and signatures; it is for the owner, not for the
+/// host, for whom there is [`Denied::cause`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Denied {
+    decision: Box<Decision>,
+}
+
+impl Denied {
+    pub(crate) fn new(decision: Decision) -> Self {
+        Self {
+            decision: Box::new(decision),
+        }
+    }
+
+    /// The decision, with every reason.
+    pub fn decision(&self) -> &Decision {
+        &self.decision
+    }
+
+    /// The first cause, from a closed list and without names.
+    pub fn cause(&self) -> &'static str {
+        let refusals = self
+            .decision
+            .findings
+            .iter()
+            .filter_map(|finding| match &finding.outcome {
+                Outcome::Refused(refusal) => Some(refusal.cause()),
+                Outcome::Met(_) | Outcome::NotExamined => None,
+            });
+        refusals.into_iter().next().unwrap_or("nothing was proved")
+    }
+}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let decision = &self.decision;
+        write!(
+            f,
+            "{} is denied by the policy's {}",
+            decision.reference, decision.scope
+        )?;
+        for (finding, number) in decision.findings.iter().zip(1_usize..) {
+            let Outcome::Refused(refusal) = &finding.outcome else {
+                continue;
+            };
+            write!(
+                f,
+                "; requirement {number}, {}: {refusal}",
+                finding.requirement
+            )?;
+            for (index, rejected) in finding.rejected.iter().enumerate() {
+                let mark = if index == 0 { ":" } else { "," };
+                write!(f, "{mark} {}: {}", rejected.found, rejected.problem)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Denied {}
+
+#[derive(Serialize)]
+struct Record<'a> {
+    allowed: bool,
+    asked: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index_digest: Option<Digest>,
+    manifest_digest: Digest,
+    policy_digest: Digest,
+    reference: String,
+    requirements: Vec<FindingRecord<'a>>,
+    scope: &'a Scope,
+}
+
+#[derive(Serialize)]
+struct FindingRecord<'a> {
+    requirement: &'static str,
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signature: Option<&'a Proof>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rejected: Vec<RejectedRecord<'a>>,
+}
+
+impl<'a> FindingRecord<'a> {
+    fn new(finding: &'a Finding) -> Self {
+        let (outcome, signature, reason) = match &finding.outcome {
+            Outcome::Met(Grounds::InsecureAcceptAnything) => ("met", None, None),
+            Outcome::Met(Grounds::Signature(proof)) => ("met", Some(proof), None),
+            Outcome::Refused(refusal) => ("refused", None, Some(refusal.to_string())),
+            Outcome::NotExamined => ("not examined", None, None),
+        };
+        let record = |rejected: &'a Rejected| RejectedRecord {
+            found: &rejected.found,
+            problem: rejected.problem.to_string(),
+        };
+        let rejected = finding.rejected.iter().map(record).collect();
+        Self {
+            requirement: finding.requirement,
+            outcome,
+            signature,
+            reason,
+            rejected,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct RejectedRecord<'a> {
+    found: &'a str,
+    problem: String,
+}
+
+fn none_counts(found: usize) -> String {
+    match found {
+        1 => "the one signature found does not count".to_owned(),
+        _ => format!("none of the {found} signatures found counts"),
+    }
+}

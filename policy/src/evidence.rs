@@ -1,0 +1,47 @@
+//! What a decision needs, and what was found: plain data between the policy and whoever fetches.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::digest::Digest;
+
+/// What must be fetched before the rules can decide. Asking for more does no harm.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Needs {
+    /// Where keys are, as the policy writes it: `kbs:///...`, `file:///...` or a path.
+    pub resources: BTreeSet<String>,
+    /// The documents whose cosign signatures are wanted: those under the tag
+    /// [`attachment_tag`] of each in the image's repository.
+    pub cosign_subjects: Vec<Digest>,
+}
+
+/// What was fetched. Nothing in it is believed; what is missing counts as not fetched.
+#[derive(Debug, Clone, Default)]
+pub struct Evidence {
+    /// For each resource its content, or why there is none.
+    pub resources: BTreeMap<String, Result<Vec<u8>, String>>,
+    /// For each subject the signatures found, or why they could not be listed. A registry that
+    /// knows no such tag has found none.
+    pub cosign: BTreeMap<Digest, Result<Vec<CosignSignature>, String>>,
+}
+
+/// A cosign signature as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CosignSignature {
+    /// Where it was found, for the record: e.g. the digest of the attachment.
+    pub found: String,
+    /// The media type of the attachment.
+    pub media_type: String,
+    /// The bytes that are said to be signed, or why there are none.
+    pub payload: Result<Vec<u8>, String>,
+    /// The annotations of the attachment, the signature among them.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// The tag under which cosign stores the signatures of a document: `sha256-<hex>.sig`.
+pub fn attachment_tag(subject: &Digest) -> String {
+    format!("{}-{}.sig", subject.algorithm(), subject.hex())
+}
+
+/// The media type of an attachment that holds a cosign signature.
+pub const COSIGN_PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";

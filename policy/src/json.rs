@@ -1,0 +1,805 @@
+//! Strict JSON with positions: what decides must not have two readings.
+//!
+//! Over RFC 8259 this refuses duplicate keys (compared after unescaping), lone surrogates, text
+//! that is not UTF-8, and deep nesting. Every error says where it stands.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use thiserror::Error;
+
+/// A fault in a JSON document and its place. Whoever wrote the document is at fault.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{place}: {problem}")]
+pub struct JsonError {
+    place: Place,
+    problem: JsonProblem,
+}
+
+impl JsonError {
+    /// Where the fault stands.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// What is wrong there.
+    pub fn problem(&self) -> &JsonProblem {
+        &self.problem
+    }
+}
+
+/// A place in a JSON document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    position: Position,
+    path: String,
+}
+
+impl Place {
+    /// The line, from 1.
+    pub fn line(&self) -> u32 {
+        self.position.line
+    }
+
+    /// The column in bytes, from 1.
+    pub fn column(&self) -> u32 {
+        self.position.column
+    }
+
+    /// The way to the value, e.g. `transports.docker."quay.io/org"[0].keyPath`; empty at the top.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "line {} column {}",
+            self.position.line, self.position.column
+        )?;
+        if self.path.is_empty() {
+            Ok(())
+        } else {
+            write!(f, ": {}", self.path)
+        }
+    }
+}
+
+/// What can be wrong with a JSON document.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum JsonProblem {
+    /// The bytes are not UTF-8.
+    #[error("the text is not UTF-8")]
+    NotUtf8,
+    /// The grammar wants something else here.
+    #[error("expected {expected}, found {found}")]
+    Syntax {
+        /// What may stand here.
+        expected: &'static str,
+        /// What does.
+        found: String,
+    },
+    /// Arrays and objects are nested too deeply.
+    #[error("nested deeper than {limit} levels")]
+    TooDeep {
+        /// The limit.
+        limit: usize,
+    },
+    /// There are more values than any honest document has: parsing them would cost the memory
+    /// that the document's own size limit was to save.
+    #[error("more than {limit} values")]
+    TooManyValues {
+        /// The limit.
+        limit: usize,
+    },
+    /// A key stands twice in one object.
+    #[error("duplicate key")]
+    DuplicateKey,
+    /// A key has no meaning here.
+    #[error("unknown key{}", DidYouMean(.suggestion.as_deref()))]
+    UnknownKey {
+        /// The nearest known key.
+        suggestion: Option<String>,
+    },
+    /// A key must be there.
+    #[error("the key {key:?} is missing")]
+    MissingKey {
+        /// The key.
+        key: &'static str,
+    },
+    /// The value has another type.
+    #[error("expected {expected}, found {found}")]
+    WrongType {
+        /// The type wanted.
+        expected: &'static str,
+        /// The type found.
+        found: &'static str,
+    },
+}
+
+/// Writes `, did you mean X` when there is an X.
+pub(crate) struct DidYouMean<'a>(pub(crate) Option<&'a str>);
+
+impl fmt::Display for DidYouMean<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |suggestion| {
+            write!(f, ", did you mean {suggestion}")
+        })
+    }
+}
+
+/// A parsed document.
+#[derive(Debug)]
+pub(crate) struct Json {
+    at: Position,
+    value: Value,
+}
+
+impl Json {
+    pub(crate) fn parse(raw: &[u8]) -> Result<Self, JsonError> {
+        let text = str::from_utf8(raw).map_err(|source| {
+            let (before, _) = raw
+                .split_at_checked(source.valid_up_to())
+                .unwrap_or_default();
+            let position = before
+                .iter()
+                .fold(Position::START, |at, byte| at.after(*byte));
+            JsonError {
+                place: Place::top(position),
+                problem: JsonProblem::NotUtf8,
+            }
+        })?;
+        let mut parser = Parser {
+            rest: text,
+            at: Position::START,
+            path: Vec::new(),
+            values: 0,
+        };
+        let document = parser.value()?;
+        parser.space();
+        match parser.peek() {
+            None => Ok(document),
+            Some(_) => Err(parser.syntax("the end of the document")),
+        }
+    }
+
+    /// The document as the start of a walk.
+    pub(crate) fn root(&self) -> Node<'_> {
+        Node {
+            json: self,
+            path: String::new(),
+        }
+    }
+}
+
+/// A value and the way to it.
+#[derive(Debug, Clone)]
+pub(crate) struct Node<'a> {
+    json: &'a Json,
+    path: String,
+}
+
+impl<'a> Node<'a> {
+    /// The value as an object with no keys but `known`.
+    pub(crate) fn object(&self, known: &[&str]) -> Result<Members<'a>, JsonError> {
+        let members = self.open_object()?;
+        let strange = members
+            .entries
+            .iter()
+            .find(|member| !known.contains(&member.key.as_str()));
+        let Some(member) = strange else {
+            return Ok(members);
+        };
+        let suggestion = nearest(&member.key, known.iter().copied()).map(str::to_owned);
+        let place = Place {
+            position: member.at,
+            path: join(&self.path, &member.key),
+        };
+        Err(JsonError {
+            place,
+            problem: JsonProblem::UnknownKey { suggestion },
+        })
+    }
+
+    /// The value as an object with whatever keys.
+    pub(crate) fn open_object(&self) -> Result<Members<'a>, JsonError> {
+        match &self.json.value {
+            Value::Object(entries) => Ok(Members {
+                node: self.clone(),
+                entries,
+            }),
+            _ => Err(self.wrong_type("an object")),
+        }
+    }
+
+    pub(crate) fn array(&self) -> Result<Vec<Node<'a>>, JsonError> {
+        let Value::Array(items) = &self.json.value else {
+            return Err(self.wrong_type("an array"));
+        };
+        let item = |(index, json)| Node {
+            json,
+            path: format!("{}[{index}]", self.path),
+        };
+        Ok(items.iter().enumerate().map(item).collect())
+    }
+
+    pub(crate) fn string(&self) -> Result<&'a str, JsonError> {
+        match &self.json.value {
+            Value::String(text) => Ok(text),
+            _ => Err(self.wrong_type("a string")),
+        }
+    }
+
+    /// The value as the text of a number.
+    pub(crate) fn number(&self) -> Result<&'a str, JsonError> {
+        match &self.json.value {
+            Value::Number(text) => Ok(text),
+            _ => Err(self.wrong_type("a number")),
+        }
+    }
+
+    pub(crate) fn unsigned(&self) -> Result<u64, JsonError> {
+        let wrong = |_: std::num::ParseIntError| self.wrong_type("an integer from 0 to 2^64-1");
+        self.number()?.parse().map_err(wrong)
+    }
+
+    pub(crate) fn is_null(&self) -> bool {
+        matches!(self.json.value, Value::Null)
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        Place {
+            position: self.json.at,
+            path: self.path.clone(),
+        }
+    }
+
+    pub(crate) fn wrong_type(&self, expected: &'static str) -> JsonError {
+        let problem = JsonProblem::WrongType {
+            expected,
+            found: self.json.value.type_name(),
+        };
+        JsonError {
+            place: self.place(),
+            problem,
+        }
+    }
+}
+
+/// The members of an object.
+#[derive(Debug, Clone)]
+pub(crate) struct Members<'a> {
+    node: Node<'a>,
+    entries: &'a [Member],
+}
+
+impl<'a> Members<'a> {
+    pub(crate) fn optional(&self, key: &str) -> Option<Node<'a>> {
+        self.iter()
+            .find(|(name, _)| *name == key)
+            .map(|(_, node)| node)
+    }
+
+    /// The member, where null says the same as absent: Go writes `null` for what is not set.
+    pub(crate) fn non_null(&self, key: &str) -> Option<Node<'a>> {
+        self.optional(key).filter(|node| !node.is_null())
+    }
+
+    pub(crate) fn required(&self, key: &'static str) -> Result<Node<'a>, JsonError> {
+        self.optional(key).ok_or_else(|| JsonError {
+            place: self.node.place(),
+            problem: JsonProblem::MissingKey { key },
+        })
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&'a str, Node<'a>)> {
+        self.entries.iter().map(|member| {
+            let path = join(&self.node.path, &member.key);
+            (
+                member.key.as_str(),
+                Node {
+                    json: &member.value,
+                    path,
+                },
+            )
+        })
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        self.node.place()
+    }
+}
+
+/// The candidate that `word` was probably meant to be.
+pub(crate) fn nearest<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let tolerance = (word.chars().count() / 3).max(1);
+    candidates
+        .into_iter()
+        .map(|candidate| {
+            (
+                distance(&word.to_lowercase(), &candidate.to_lowercase()),
+                candidate,
+            )
+        })
+        .filter(|(distance, _)| *distance <= tolerance)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+#[derive(Debug)]
+enum Value {
+    Null,
+    Bool,
+    Number(String),
+    String(String),
+    Array(Vec<Json>),
+    Object(Vec<Member>),
+}
+
+impl Value {
+    fn type_name(&self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Bool => "a boolean",
+            Self::Number(_) => "a number",
+            Self::String(_) => "a string",
+            Self::Array(_) => "an array",
+            Self::Object(_) => "an object",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Member {
+    key: String,
+    at: Position,
+    value: Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Position {
+    line: u32,
+    column: u32,
+}
+
+impl Position {
+    const START: Self = Self { line: 1, column: 1 };
+
+    fn after(self, byte: u8) -> Self {
+        if byte == b'\n' {
+            Self {
+                line: self.line.saturating_add(1),
+                column: 1,
+            }
+        } else {
+            Self {
+                column: self.column.saturating_add(1),
+                ..self
+            }
+        }
+    }
+}
+
+impl Place {
+    fn top(position: Position) -> Self {
+        Self {
+            position,
+            path: String::new(),
+        }
+    }
+}
+
+enum Step {
+    Key(String),
+    Index(usize),
+}
+
+struct Parser<'a> {
+    rest: &'a str,
+    at: Position,
+    path: Vec<Step>,
+    values: usize,
+}
+
+impl Parser<'_> {
+    fn value(&mut self) -> Result<Json, JsonError> {
+        self.space();
+        if self.path.len() > MAX_DEPTH {
+            return Err(self.error(JsonProblem::TooDeep { limit: MAX_DEPTH }));
+        }
+        self.values += 1;
+        if self.values > MAX_VALUES {
+            return Err(self.error(JsonProblem::TooManyValues { limit: MAX_VALUES }));
+        }
+        let at = self.at;
+        let value = match self.peek() {
+            Some('{') => Value::Object(self.object()?),
+            Some('[') => Value::Array(self.array()?),
+            Some('"') => Value::String(self.string()?),
+            Some('-' | '0'..='9') => Value::Number(self.number()?),
+            _ if self.word("null") => Value::Null,
+            _ if self.word("true") || self.word("false") => Value::Bool,
+            _ => return Err(self.syntax("a value")),
+        };
+        Ok(Json { at, value })
+    }
+
+    fn object(&mut self) -> Result<Vec<Member>, JsonError> {
+        self.bump();
+        let mut members = Vec::new();
+        let mut seen = BTreeSet::new();
+        self.space();
+        if self.take('}') {
+            return Ok(members);
+        }
+        loop {
+            self.space();
+            let at = self.at;
+            if self.peek() != Some('"') {
+                return Err(self.syntax("a key in double quotes"));
+            }
+            let key = self.string()?;
+            self.path.push(Step::Key(key.clone()));
+            if !seen.insert(key.clone()) {
+                return Err(self.error_at(at, JsonProblem::DuplicateKey));
+            }
+            self.space();
+            self.expect(':', "a colon")?;
+            let value = self.value()?;
+            self.path.pop();
+            members.push(Member { key, at, value });
+            self.space();
+            if self.take('}') {
+                return Ok(members);
+            }
+            self.expect(',', "a comma or the closing brace")?;
+        }
+    }
+
+    fn array(&mut self) -> Result<Vec<Json>, JsonError> {
+        self.bump();
+        let mut items = Vec::new();
+        self.space();
+        if self.take(']') {
+            return Ok(items);
+        }
+        loop {
+            self.path.push(Step::Index(items.len()));
+            items.push(self.value()?);
+            self.path.pop();
+            self.space();
+            if self.take(']') {
+                return Ok(items);
+            }
+            self.expect(',', "a comma or the closing bracket")?;
+        }
+    }
+
+    fn string(&mut self) -> Result<String, JsonError> {
+        self.bump();
+        let mut text = String::new();
+        loop {
+            match self.peek() {
+                Some('"') => {
+                    self.bump();
+                    return Ok(text);
+                }
+                Some('\\') => text.push(self.escape()?),
+                Some(c) if c >= ' ' => {
+                    text.push(c);
+                    self.bump();
+                }
+                _ => return Err(self.syntax("the closing quote of a string")),
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<char, JsonError> {
+        self.bump();
+        let escaped = match self.peek() {
+            Some(c @ ('"' | '\\' | '/')) => c,
+            Some('b') => '\u{8}',
+            Some('f') => '\u{c}',
+            Some('n') => '\n',
+            Some('r') => '\r',
+            Some('t') => '\t',
+            Some('u') => return self.unicode_escape(),
+            _ => return Err(self.syntax("an escape sequence")),
+        };
+        self.bump();
+        Ok(escaped)
+    }
+
+    /// `\uXXXX`, or two of them for a character beyond the basic plane (RFC 8259 section 7).
+    fn unicode_escape(&mut self) -> Result<char, JsonError> {
+        let first = self.code_unit()?;
+        if let Some(c) = char::from_u32(first.into()) {
+            return Ok(c);
+        }
+        let second = if self.take('\\') {
+            self.code_unit()?
+        } else {
+            0
+        };
+        char::decode_utf16([first, second])
+            .next()
+            .and_then(Result::ok)
+            .ok_or_else(|| self.syntax("the second half of a surrogate pair"))
+    }
+
+    fn code_unit(&mut self) -> Result<u16, JsonError> {
+        self.expect('u', "a second \\u escape")?;
+        let mut unit = 0;
+        for _ in 0..4 {
+            let digit = self
+                .peek()
+                .and_then(|c| c.to_digit(16))
+                .and_then(|d| u16::try_from(d).ok());
+            unit = unit << 4 | digit.ok_or_else(|| self.syntax("four hexadecimal digits"))?;
+            self.bump();
+        }
+        Ok(unit)
+    }
+
+    /// `-? (0 | [1-9][0-9]*) (\.[0-9]+)? ([eE][+-]?[0-9]+)?`
+    fn number(&mut self) -> Result<String, JsonError> {
+        let start = self.rest;
+        self.take('-');
+        if !self.take('0') {
+            self.digits()?;
+        }
+        if self.take('.') {
+            self.digits()?;
+        }
+        if self.take('e') || self.take('E') {
+            let _sign = self.take('+') || self.take('-');
+            self.digits()?;
+        }
+        let length = start.len() - self.rest.len();
+        Ok(start.chars().take(length).collect())
+    }
+
+    fn digits(&mut self) -> Result<(), JsonError> {
+        if !self.peek().is_some_and(|c| c.is_ascii_digit()) {
+            return Err(self.syntax("a digit"));
+        }
+        while self.peek().is_some_and(|c| c.is_ascii_digit()) {
+            self.bump();
+        }
+        Ok(())
+    }
+
+    fn space(&mut self) {
+        while matches!(self.peek(), Some(' ' | '\t' | '\n' | '\r')) {
+            self.bump();
+        }
+    }
+
+    fn word(&mut self, word: &str) -> bool {
+        let found = self.rest.starts_with(word);
+        if found {
+            word.chars().for_each(|_| self.bump());
+        }
+        found
+    }
+
+    fn expect(&mut self, wanted: char, expected: &'static str) -> Result<(), JsonError> {
+        if self.take(wanted) {
+            Ok(())
+        } else {
+            Err(self.syntax(expected))
+        }
+    }
+
+    fn take(&mut self, wanted: char) -> bool {
+        let found = self.peek() == Some(wanted);
+        if found {
+            self.bump();
+        }
+        found
+    }
+
+    fn peek(&self) -> Option<char> {
+        self.rest.chars().next()
+    }
+
+    fn bump(&mut self) {
+        let mut chars = self.rest.chars();
+        if let Some(c) = chars.next() {
+            let mut bytes = [0; 4];
+            for byte in c.encode_utf8(&mut bytes).bytes() {
+                self.at = self.at.after(byte);
+            }
+        }
+        self.rest = chars.as_str();
+    }
+
+    fn syntax(&self, expected: &'static str) -> JsonError {
+        let found = self
+            .peek()
+            .map_or_else(|| "the end".to_owned(), |c| format!("{c:?}"));
+        self.error(JsonProblem::Syntax { expected, found })
+    }
+
+    fn error(&self, problem: JsonProblem) -> JsonError {
+        self.error_at(self.at, problem)
+    }
+
+    fn error_at(&self, position: Position, problem: JsonProblem) -> JsonError {
+        let path = self
+            .path
+            .iter()
+            .fold(String::new(), |path, step| match step {
+                Step::Key(key) => join(&path, key),
+                Step::Index(index) => format!("{path}[{index}]"),
+            });
+        JsonError {
+            place: Place { position, path },
+            problem,
+        }
+    }
+}
+
+/// A key that is not a plain word is quoted, so that a dot within it cannot mislead.
+fn join(path: &str, key: &str) -> String {
+    let plain = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let dot = if path.is_empty() { "" } else { "." };
+    if plain {
+        format!("{path}{dot}{key}")
+    } else {
+        format!("{path}{dot}{key:?}")
+    }
+}
+
+/// The Levenshtein distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        let mut next = vec![left];
+        for (y, above) in b.iter().zip(row.iter().skip(1)) {
+            left = (diagonal + usize::from(x != *y))
+                .min(above + 1)
+                .min(left + 1);
+            diagonal = *above;
+            next.push(left);
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+/// Deeper than any document of the trade, and shallow enough for any stack.
+const MAX_DEPTH: usize = 128;
+/// A policy of 1,000 scopes has some 20,000.
+const MAX_VALUES: usize = 200_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(text: &[u8]) -> (String, JsonProblem) {
+        let error = Json::parse(text).unwrap_err();
+        (error.place().to_string(), error.problem().clone())
+    }
+
+    fn syntax(expected: &'static str, found: &str) -> JsonProblem {
+        JsonProblem::Syntax {
+            expected,
+            found: found.to_owned(),
+        }
+    }
+
+    #[test]
+    fn refuses_what_two_parsers_could_read_differently() {
+        let rows: [(&[u8], &str, JsonProblem); 14] = [
+            (b"", "line 1 column 1", syntax("a value", "the end")),
+            (
+                b"{}x",
+                "line 1 column 3",
+                syntax("the end of the document", "'x'"),
+            ),
+            (
+                "\u{feff}{}".as_bytes(),
+                "line 1 column 1",
+                syntax("a value", "'\\u{feff}'"),
+            ),
+            (
+                b"{\"a\":1,\n \"a\":2}",
+                "line 2 column 2: a",
+                JsonProblem::DuplicateKey,
+            ),
+            (
+                b"{\"a\":1, \"\\u0061\":2}",
+                "line 1 column 9: a",
+                JsonProblem::DuplicateKey,
+            ),
+            (
+                b"{\"a\":[1,]}",
+                "line 1 column 9: a[1]",
+                syntax("a value", "']'"),
+            ),
+            (
+                b"{\"a\":01}",
+                "line 1 column 7",
+                syntax("a comma or the closing brace", "'1'"),
+            ),
+            (b"[+1]", "line 1 column 2: [0]", syntax("a value", "'+'")),
+            (b"[NaN]", "line 1 column 2: [0]", syntax("a value", "'N'")),
+            (b"// x\n1", "line 1 column 1", syntax("a value", "'/'")),
+            (
+                b"[\"\\ud800\"]",
+                "line 1 column 9: [0]",
+                syntax("the second half of a surrogate pair", "'\"'"),
+            ),
+            (
+                b"[\"\n\"]",
+                "line 1 column 3: [0]",
+                syntax("the closing quote of a string", "'\\n'"),
+            ),
+            (b"\n\"\xff\"", "line 2 column 2", JsonProblem::NotUtf8),
+            (
+                b"{'a':1}",
+                "line 1 column 2",
+                syntax("a key in double quotes", "'\\''"),
+            ),
+        ];
+        for (text, place, problem) in rows {
+            assert_eq!(
+                fault(text),
+                (place.to_owned(), problem),
+                "{}",
+                text.escape_ascii()
+            );
+        }
+    }
+
+    #[test]
+    fn nesting_has_a_floor() {
+        let (_, problem) = fault("[".repeat(100_000).as_bytes());
+        assert_eq!(problem, JsonProblem::TooDeep { limit: MAX_DEPTH });
+        assert!(Json::parse(format!("{}{}", "[".repeat(100), "]".repeat(100)).as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn reads_every_kind_of_value() {
+        let text = br#" {"s":"a\"\\\/\b\f\n\r\t\u00e9\ud83d\ude00", "n":[-0, 1.5e+3, 18446744073709551615],
+            "o":{}, "t":true, "f":false, "z":null} "#;
+        let json = Json::parse(text).unwrap();
+        let members = json.root().open_object().unwrap();
+        let string = members.required("s").unwrap();
+        assert_eq!(
+            string.string().unwrap(),
+            "a\"\\/\u{8}\u{c}\n\r\t\u{e9}\u{1f600}"
+        );
+        let numbers = members.required("n").unwrap().array().unwrap();
+        assert_eq!(numbers[1].number().unwrap(), "1.5e+3");
+        assert_eq!(numbers[2].unsigned(), Ok(u64::MAX));
+        let error = numbers[1].unsigned().unwrap_err();
+        assert_eq!(error.place().path(), "n[1]");
+        assert!(members.required("z").unwrap().is_null());
+        assert!(members.non_null("z").is_none());
+    }
+
+    #[test]
+    fn an_unknown_key_names_the_nearest_known_one() {
+        let json = Json::parse(br#"{"keyPth": 1}"#).unwrap();
+        let error = json
+            .root()
+            .object(&["type", "keyPath", "keyPaths"])
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "line 1 column 2: keyPth: unknown key, did you mean keyPath"
+        );
+        assert_eq!(nearest("zzz", ["type", "keyPath"]), None);
+    }
+}

@@ -1,0 +1,95 @@
+//! What a policy may say, yet hardly means.
+
+use crate::identity::SignedIdentity;
+use crate::reference::{ImageRef, is_host, is_path};
+use crate::requirement::{Requirement, Requirements};
+
+/// A list that lets everything through.
+pub(crate) fn about_list(list: &Requirements) -> Option<&'static str> {
+    let open = |requirement| matches!(requirement, &Requirement::InsecureAcceptAnything);
+    list.iter()
+        .all(open)
+        .then_some("every image that comes here is accepted unchecked")
+}
+
+/// A scope that no reference ever meets, or not every one that it should.
+pub(crate) fn about_docker_scope(scope: &str) -> Option<&'static str> {
+    if scope.is_empty() {
+        return None;
+    }
+    if let Some(domain) = scope.strip_prefix("*.") {
+        let reachable = is_host(domain) && !domain.contains(':');
+        return (!reachable).then_some(
+            "no image meets this scope: a wildcard is *. and a domain, without port or path",
+        );
+    }
+    if is_registry(scope) || is_namespace(scope) {
+        return None;
+    }
+    match scope.parse::<ImageRef>() {
+        Ok(image) if image.to_string() == scope && image.tag().is_some() => {
+            Some("an image that is asked for by digest does not meet a scope with a tag")
+        }
+        Ok(image) if image.to_string() == scope => None,
+        _ => Some("no image meets this scope: names are compared in full, as host[:port]/path"),
+    }
+}
+
+/// A stated identity that keeps the signatures of plain `cosign sign` from counting.
+pub(crate) fn about_cosign_identity(identity: &SignedIdentity) -> Option<&'static str> {
+    match identity {
+        SignedIdentity::MatchExact
+        | SignedIdentity::MatchRepoDigestOrExact
+        | SignedIdentity::ExactReference(_)
+        | SignedIdentity::RemapIdentity(_) => Some(
+            "a plain cosign signature names no tag and never meets this identity; \
+             matchRepository and exactRepository are met",
+        ),
+        SignedIdentity::MatchRepository | SignedIdentity::ExactRepository(_) => None,
+    }
+}
+
+/// A first component without dot or port is no registry, so a scope of that name is never asked.
+fn is_registry(scope: &str) -> bool {
+    is_host(scope) && (scope.contains(['.', ':']) || scope == "localhost") && scope != OLD_DOCKER
+}
+
+fn is_namespace(scope: &str) -> bool {
+    scope
+        .split_once('/')
+        .is_some_and(|(host, path)| is_registry(host) && is_path(path))
+}
+
+const OLD_DOCKER: &str = "index.docker.io";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_the_scopes_that_no_image_meets() {
+        let rows = [
+            ("", true),
+            ("docker.io", true),
+            ("docker.io/library", true),
+            ("docker.io/library/busybox", true),
+            ("localhost/x", true),
+            ("example.com:5000/a/b", true),
+            ("*.example.com", true),
+            ("busybox", false),
+            ("library/busybox", false),
+            ("index.docker.io/library", false),
+            ("example.com/", false),
+            ("https://example.com", false),
+            ("*.example.com:5000", false),
+            ("*.example.com/a", false),
+            ("*", false),
+            ("example.com/*", false),
+        ];
+        for (scope, reachable) in rows {
+            assert_eq!(about_docker_scope(scope).is_none(), reachable, "{scope}");
+        }
+        let tagged = about_docker_scope("example.com/a:1").unwrap();
+        assert!(tagged.contains("by digest"));
+    }
+}

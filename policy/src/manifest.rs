@@ -1,0 +1,594 @@
+//! Manifests and indexes as a registry serves them: parsed, measured, and believed by nobody yet.
+
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::descriptor::{Compression, Descriptor, check_digest, refuse_other_spellings};
+use crate::digest::{Digest, DigestError};
+use crate::json::{Json, JsonError, Members, Node, Place};
+use crate::platform::Platform;
+use crate::reference::ImageRef;
+
+/// The largest manifest or index that is read, in bytes.
+pub const MAX_MANIFEST_BYTES: usize = 4 << 20;
+/// The most layers an image may have: the kernel mounts no more at once.
+pub const MAX_LAYERS: usize = 500;
+/// The media type of an OCI image manifest.
+pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// The media type of an OCI image index.
+pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// The media type of a Docker image manifest, schema 2.
+pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+/// The media type of a Docker manifest list.
+pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+
+/// What a registry answered for a reference.
+///
+/// Complete: every other type is refused by name.
+#[derive(Debug)]
+pub enum Document {
+    /// One image.
+    Manifest(Unverified<Manifest>),
+    /// Images for several platforms, one of which is to be chosen.
+    Index(Unverified<Index>),
+}
+
+impl Document {
+    /// Reads what the registry served for `reference` under the given `Content-Type`.
+    ///
+    /// The bytes must have the reference's digest when it has one, and exactly one reading: a known
+    /// type that body and header agree on, no duplicate keys, no keys of another format
+    /// (CVE-2021-41190).
+    pub fn parse(
+        reference: &ImageRef,
+        content_type: Option<&str>,
+        raw: Vec<u8>,
+    ) -> Result<Self, ManifestError> {
+        let digest = match reference.digest() {
+            Some(expected) => {
+                check_length(&raw)?;
+                check_digest(expected, &raw)?;
+                *expected
+            }
+            None => Digest::sha256_of(&raw),
+        };
+        let (kind, json) = read(content_type, &raw)?;
+        let members = json.root().open_object()?;
+        let reference = reference.clone();
+        Ok(if kind.is_index() {
+            let value = Box::new(Index::parse(kind, &members)?);
+            Self::Index(Unverified {
+                value,
+                reference,
+                raw,
+                digest,
+                via: None,
+            })
+        } else {
+            let value = Box::new(Manifest::parse(&members)?);
+            Self::Manifest(Unverified {
+                value,
+                reference,
+                raw,
+                digest,
+                via: None,
+            })
+        })
+    }
+}
+
+/// A document that has the digest it claims, and nothing else to recommend it.
+#[derive(Debug)]
+pub struct Unverified<T> {
+    value: Box<T>,
+    reference: ImageRef,
+    raw: Vec<u8>,
+    digest: Digest,
+    via: Option<Box<Via>>,
+}
+
+impl<T> Unverified<T> {
+    /// The reference that was asked for.
+    pub fn reference(&self) -> &ImageRef {
+        &self.reference
+    }
+
+    /// The digest, computed from the bytes.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// The bytes as served.
+    pub fn raw(&self) -> &[u8] {
+        &self.raw
+    }
+}
+
+impl Unverified<Manifest> {
+    /// The digest of the index that this manifest was chosen from.
+    pub fn via(&self) -> Option<&Digest> {
+        self.via.as_ref().map(|via| &via.digest)
+    }
+
+    /// The number of layers.
+    pub fn layer_count(&self) -> usize {
+        self.value.layers.len()
+    }
+
+    /// What a signature may be on: the manifest, and the index that lists it.
+    pub(crate) fn subjects(&self) -> impl Iterator<Item = Subject<'_>> {
+        let manifest = Subject {
+            kind: SubjectKind::Manifest,
+            digest: self.digest,
+            raw: &self.raw,
+        };
+        let index = self.via.as_ref().map(|via| Subject {
+            kind: SubjectKind::Index,
+            digest: via.digest,
+            raw: &via.raw,
+        });
+        std::iter::once(manifest).chain(index)
+    }
+
+    pub(crate) fn into_manifest(self) -> Manifest {
+        *self.value
+    }
+}
+
+impl Unverified<Index> {
+    /// The entry for `wanted`, by the preference order of [`Platform::acceptable`].
+    ///
+    /// Of entries for the same platform in an OCI index, one with zstd layers is preferred, else
+    /// the first. Entries of an OCI index that name no platform are the last resort.
+    pub fn choose(&self, wanted: &Platform) -> Result<Descriptor, NoPlatform> {
+        let acceptable = wanted.acceptable();
+        let rank = |entry: &Descriptor| match entry.platform() {
+            Some(platform) => acceptable
+                .iter()
+                .position(|candidate| candidate == platform),
+            None => self.value.kind.is_oci().then_some(acceptable.len()),
+        };
+        let zstd = |entry: &Descriptor| {
+            self.value.kind.is_oci()
+                && entry
+                    .annotations()
+                    .get(ZSTD_ANNOTATION)
+                    .is_some_and(|value| value == "true")
+        };
+        let entries = self.value.manifests.iter();
+        let ranked = entries.filter_map(|entry| Some(((rank(entry)?, !zstd(entry)), entry)));
+        // min_by_key keeps the first of equals.
+        let best = ranked
+            .min_by_key(|(rank, _)| *rank)
+            .map(|(_, entry)| entry.clone());
+        best.ok_or_else(|| NoPlatform {
+            wanted: wanted.clone(),
+            offered: self.platforms(),
+        })
+    }
+
+    /// Reads the manifest that the entry `chosen` of this index points to.
+    pub fn instance(
+        self,
+        chosen: &Descriptor,
+        content_type: Option<&str>,
+        raw: Vec<u8>,
+    ) -> Result<Unverified<Manifest>, ManifestError> {
+        if !self.value.manifests.contains(chosen) {
+            return Err(ManifestError::NotListed {
+                digest: *chosen.digest(),
+            });
+        }
+        check_length(&raw)?;
+        chosen.check(&raw)?;
+        let (kind, json) = read(content_type, &raw)?;
+        if kind.is_index() {
+            return Err(ManifestError::NestedIndex {
+                digest: *chosen.digest(),
+            });
+        }
+        let value = Box::new(Manifest::parse(&json.root().open_object()?)?);
+        let via = Some(Box::new(Via {
+            digest: self.digest,
+            raw: self.raw,
+        }));
+        Ok(Unverified {
+            value,
+            reference: self.reference,
+            raw,
+            digest: *chosen.digest(),
+            via,
+        })
+    }
+
+    /// The entries, in the order of the index.
+    pub fn entries(&self) -> &[Descriptor] {
+        &self.value.manifests
+    }
+
+    /// The platforms on offer, in the order of the index.
+    pub fn platforms(&self) -> Vec<Platform> {
+        self.value
+            .manifests
+            .iter()
+            .filter_map(|entry| entry.platform().cloned())
+            .collect()
+    }
+}
+
+/// An image manifest: one config and the layers, bottom first.
+#[derive(Debug)]
+pub struct Manifest {
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+}
+
+impl Manifest {
+    pub(crate) fn config(&self) -> &Descriptor {
+        &self.config
+    }
+
+    pub(crate) fn into_layers(self) -> Vec<Descriptor> {
+        self.layers
+    }
+
+    /// How to read each layer, or the first that cannot be read.
+    pub(crate) fn layer_compressions(&self) -> Result<Vec<Compression>, ManifestError> {
+        let layers = self.layers.iter().enumerate();
+        layers
+            .map(|(index, layer)| layer.layer_compression(index))
+            .collect()
+    }
+
+    fn parse(members: &Members<'_>) -> Result<Self, ManifestError> {
+        let config = Descriptor::parse(&members.required("config")?)?;
+        let layers = members.required("layers")?.array()?;
+        if layers.len() > MAX_LAYERS {
+            return Err(ManifestError::TooManyLayers {
+                limit: MAX_LAYERS,
+                found: layers.len(),
+            });
+        }
+        let layers = layers
+            .iter()
+            .map(Descriptor::parse)
+            .collect::<Result<_, _>>()?;
+        Ok(Self { config, layers })
+    }
+}
+
+/// An image index or manifest list.
+#[derive(Debug)]
+pub struct Index {
+    kind: Kind,
+    manifests: Vec<Descriptor>,
+}
+
+impl Index {
+    fn parse(kind: Kind, members: &Members<'_>) -> Result<Self, ManifestError> {
+        let entries = members.required("manifests")?.array()?;
+        let manifests = entries
+            .iter()
+            .map(Descriptor::parse)
+            .collect::<Result<_, _>>()?;
+        Ok(Self { kind, manifests })
+    }
+}
+
+/// The signature manifest under a tag `sha256-<hex>.sig`: one attachment per layer.
+///
+/// It must be an OCI image manifest. Its bytes prove nothing; each signature in it is checked.
+pub fn parse_attachments(
+    content_type: Option<&str>,
+    raw: &[u8],
+) -> Result<Vec<Descriptor>, ManifestError> {
+    let (kind, json) = read(content_type, raw)?;
+    if kind != Kind::OciManifest {
+        return Err(ManifestError::UnknownType {
+            found: Some(kind.media_type().to_owned()),
+        });
+    }
+    Manifest::parse(&json.root().open_object()?).map(|manifest| manifest.layers)
+}
+
+/// No entry of an index is for the platform wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("no image for {wanted}, the index offers {}", list(offered))]
+pub struct NoPlatform {
+    /// The platform wanted.
+    pub wanted: Platform,
+    /// The platforms on offer.
+    pub offered: Vec<Platform>,
+}
+
+/// Why a manifest cannot be used. The registry, or whoever built the image, is at fault.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ManifestError {
+    /// The document is longer than is read.
+    #[error("the manifest has {found} bytes, at most {limit} are read")]
+    TooLarge {
+        /// The limit in bytes.
+        limit: usize,
+        /// The length in bytes.
+        found: usize,
+    },
+    /// The bytes do not have the digest they were asked for by.
+    #[error("the manifest should have the digest {expected}, found {found}")]
+    DigestMismatch {
+        /// The digest asked for.
+        expected: Box<Digest>,
+        /// The digest of the bytes served.
+        found: Box<Digest>,
+    },
+    /// The bytes do not have the length that the index announces.
+    #[error("the manifest should have {expected} bytes, found {found}")]
+    SizeMismatch {
+        /// The length announced.
+        expected: u64,
+        /// The length served.
+        found: u64,
+    },
+    /// The type is none of the four that images come in.
+    #[error("{} is no manifest type that is supported", .found.as_deref().unwrap_or("an unnamed type"))]
+    UnknownType {
+        /// The media type found, if any was named.
+        found: Option<String>,
+    },
+    /// Docker's schema 1 binds nothing but compressed layers and is refused by name.
+    #[error("docker schema 1 manifests ({media_type}) are not supported")]
+    Schema1 {
+        /// The media type.
+        media_type: String,
+    },
+    /// Header and body name different types (CVE-2021-41190).
+    #[error("the registry serves {header}, the manifest says it is {body}")]
+    TypeDisagrees {
+        /// The type of the Content-Type header.
+        header: String,
+        /// The type in the body.
+        body: String,
+    },
+    /// The schema version is not 2.
+    #[error("the manifest has schema version {found}, only 2 is supported")]
+    SchemaVersion {
+        /// The version found.
+        found: u64,
+    },
+    /// A key that another format, or a parser that folds case, would read differently.
+    #[error("{place}: this key makes the manifest ambiguous")]
+    Ambiguous {
+        /// Where the key stands.
+        place: Place,
+    },
+    /// The document is not the JSON that it should be.
+    #[error("the manifest is malformed")]
+    Json(#[from] JsonError),
+    /// A digest in the document is not one.
+    #[error("{place}: invalid digest")]
+    Digest {
+        /// Where it stands.
+        place: Place,
+        /// What is wrong with it.
+        source: DigestError,
+    },
+    /// There are more layers than can be mounted.
+    #[error("the image has {found} layers, at most {limit} can be mounted")]
+    TooManyLayers {
+        /// The limit.
+        limit: usize,
+        /// The number of layers.
+        found: usize,
+    },
+    /// The descriptor handed in is not of this index. The caller is at fault.
+    #[error("{digest} is not listed in the index")]
+    NotListed {
+        /// The digest of the stranger.
+        digest: Digest,
+    },
+    /// An entry of an index is an index again.
+    #[error("the index lists another index, {digest}")]
+    NestedIndex {
+        /// The digest of the inner index.
+        digest: Digest,
+    },
+    /// A layer is encrypted.
+    #[error("layer {index} is encrypted ({media_type}), which is not supported")]
+    EncryptedLayer {
+        /// Which layer, from 0 at the bottom.
+        index: usize,
+        /// Its media type.
+        media_type: String,
+    },
+    /// A layer is to be fetched from elsewhere than the registry.
+    #[error("layer {index} ({media_type}) is to be fetched from a foreign address")]
+    ForeignLayer {
+        /// Which layer, from 0 at the bottom.
+        index: usize,
+        /// Its media type.
+        media_type: String,
+    },
+    /// A layer is no tar archive that can be read.
+    #[error("layer {index} has the unsupported type {media_type:?}")]
+    UnsupportedLayer {
+        /// Which layer, from 0 at the bottom.
+        index: usize,
+        /// Its media type.
+        media_type: String,
+    },
+}
+
+/// One of the documents that a signature may be on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Subject<'a> {
+    pub(crate) kind: SubjectKind,
+    pub(crate) digest: Digest,
+    raw: &'a [u8],
+}
+
+impl Subject<'_> {
+    /// Whether `digest`, of whatever algorithm, is of these bytes.
+    pub(crate) fn has(&self, digest: &Digest) -> bool {
+        self.digest == *digest || digest.matches(self.raw)
+    }
+}
+
+/// Which document a signature is on.
+///
+/// Complete: an image is reached directly or through one index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SubjectKind {
+    /// The manifest of the chosen platform.
+    Manifest,
+    /// The index that lists it.
+    Index,
+}
+
+/// The index a manifest was chosen from.
+#[derive(Debug)]
+struct Via {
+    digest: Digest,
+    raw: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    OciManifest,
+    OciIndex,
+    DockerManifest,
+    DockerList,
+}
+
+impl Kind {
+    const ALL: [Self; 4] = [
+        Self::OciManifest,
+        Self::OciIndex,
+        Self::DockerManifest,
+        Self::DockerList,
+    ];
+
+    fn media_type(self) -> &'static str {
+        match self {
+            Self::OciManifest => OCI_MANIFEST,
+            Self::OciIndex => OCI_INDEX,
+            Self::DockerManifest => DOCKER_MANIFEST,
+            Self::DockerList => DOCKER_LIST,
+        }
+    }
+
+    fn from_media_type(media_type: &str) -> Result<Self, ManifestError> {
+        let known = Self::ALL
+            .into_iter()
+            .find(|kind| kind.media_type() == media_type);
+        known.ok_or_else(|| {
+            let found = media_type.to_owned();
+            if SCHEMA1.contains(&media_type) {
+                ManifestError::Schema1 { media_type: found }
+            } else {
+                ManifestError::UnknownType { found: Some(found) }
+            }
+        })
+    }
+
+    fn is_index(self) -> bool {
+        matches!(self, Self::OciIndex | Self::DockerList)
+    }
+
+    fn is_oci(self) -> bool {
+        matches!(self, Self::OciManifest | Self::OciIndex)
+    }
+
+    /// The keys that give this format its meaning, and those that give others theirs.
+    fn keys(self) -> (&'static [&'static str], &'static [&'static str]) {
+        if self.is_index() {
+            (
+                &["schemaVersion", "mediaType", "manifests"],
+                &["config", "layers", "fsLayers", "history"],
+            )
+        } else {
+            (
+                &["schemaVersion", "mediaType", "config", "layers"],
+                &["manifests", "fsLayers", "history"],
+            )
+        }
+    }
+}
+
+/// The one reading that the document has, or a refusal.
+fn read(content_type: Option<&str>, raw: &[u8]) -> Result<(Kind, Json), ManifestError> {
+    check_length(raw)?;
+    let header = content_type.map(|text| text.split(';').next().unwrap_or_default().trim());
+    let header = header.map(Kind::from_media_type).transpose()?;
+    let json = Json::parse(raw)?;
+    let members = json.root().open_object()?;
+    let body = members
+        .non_null("mediaType")
+        .map(|node| node.string())
+        .transpose()?;
+    let kind = match (header, body) {
+        (Some(kind), Some(body)) if kind.media_type() != body => {
+            let header = kind.media_type().to_owned();
+            return Err(ManifestError::TypeDisagrees {
+                header,
+                body: body.to_owned(),
+            });
+        }
+        // Schema 2 has it as a required member.
+        (Some(Kind::DockerManifest), None) => {
+            return Err(members
+                .required("mediaType")
+                .map_or_else(Into::into, |node| node.wrong_type("a string").into()));
+        }
+        (Some(kind), _) => kind,
+        (None, Some(body)) => Kind::from_media_type(body)?,
+        (None, None) => return Err(ManifestError::UnknownType { found: None }),
+    };
+    check_keys(kind, &members)?;
+    Ok((kind, json))
+}
+
+fn check_keys(kind: Kind, members: &Members<'_>) -> Result<(), ManifestError> {
+    let (own, foreign) = kind.keys();
+    refuse_other_spellings(members, own)?;
+    let is_foreign = |key: &str| foreign.iter().any(|known| known.eq_ignore_ascii_case(key));
+    if let Some((_, node)) = members
+        .iter()
+        .find(|(key, _): &(&str, Node<'_>)| is_foreign(key))
+    {
+        return Err(ManifestError::Ambiguous {
+            place: node.place(),
+        });
+    }
+    match members.required("schemaVersion")?.unsigned()? {
+        2 => Ok(()),
+        found => Err(ManifestError::SchemaVersion { found }),
+    }
+}
+
+fn check_length(raw: &[u8]) -> Result<(), ManifestError> {
+    if raw.len() > MAX_MANIFEST_BYTES {
+        return Err(ManifestError::TooLarge {
+            limit: MAX_MANIFEST_BYTES,
+            found: raw.len(),
+        });
+    }
+    Ok(())
+}
+
+fn list(platforms: &[Platform]) -> String {
+    if platforms.is_empty() {
+        return "none".to_owned();
+    }
+    platforms
+        .iter()
+        .map(Platform::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+const SCHEMA1: [&str; 2] = [
+    "application/vnd.docker.distribution.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v1+prettyjws",
+];
+const ZSTD_ANNOTATION: &str = "io.github.containers.compression.zstd";

@@ -1,0 +1,143 @@
+//! The simple-signing payload: what a signature says, once the signature itself is proved.
+
+use thiserror::Error;
+
+use crate::digest::{Digest, DigestError};
+use crate::json::{Json, JsonError, Members, Node};
+
+/// What a signer says: this digest goes by this reference.
+///
+/// Parsing proves nothing; only the bytes that a signature covers may come in here.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Payload {
+    digest: Digest,
+    reference: String,
+    creator: Option<String>,
+    timestamp: Option<i64>,
+}
+
+impl Payload {
+    /// Reads the payload of a cosign signature.
+    pub fn parse_cosign(raw: &[u8]) -> Result<Self, PayloadError> {
+        let json = Json::parse(raw)?;
+        let top = json.root().object(&["critical", "optional"])?;
+        let critical = top
+            .required("critical")?
+            .object(&["type", "image", "identity"])?;
+        let found = critical.required("type")?.string()?;
+        if found != COSIGN_TYPE {
+            let found = found.to_owned();
+            return Err(PayloadError::Type {
+                expected: COSIGN_TYPE,
+                found,
+            });
+        }
+        let image = critical
+            .required("image")?
+            .object(&["docker-manifest-digest"])?;
+        let identity = critical
+            .required("identity")?
+            .object(&["docker-reference"])?;
+        // cosign writes null when there are no annotations.
+        let optional = top.required("optional")?;
+        let optional = if optional.is_null() {
+            None
+        } else {
+            Some(optional.open_object()?)
+        };
+        let (creator, timestamp) = optional.as_ref().map_or(Ok((None, None)), claims)?;
+        Ok(Self {
+            digest: image
+                .required("docker-manifest-digest")?
+                .string()?
+                .parse()?,
+            reference: identity.required("docker-reference")?.string()?.to_owned(),
+            creator,
+            timestamp,
+        })
+    }
+
+    /// The manifest digest that the signature is for.
+    pub fn untrusted_digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// The reference that the signature is for; any text at all.
+    pub fn untrusted_reference(&self) -> &str {
+        &self.reference
+    }
+
+    /// The program that signed, as it calls itself.
+    pub fn untrusted_creator(&self) -> Option<&str> {
+        self.creator.as_deref()
+    }
+
+    /// When it was signed by the signer's clock, in seconds since 1970.
+    pub fn untrusted_timestamp(&self) -> Option<i64> {
+        self.timestamp
+    }
+}
+
+/// Why signed bytes are no simple-signing payload. Whoever signed is at fault.
+#[derive(Debug, Clone, PartialEq, Error)]
+#[non_exhaustive]
+pub enum PayloadError {
+    /// Not the JSON that it should be, to the key.
+    #[error("{0}")]
+    Json(JsonError),
+    /// A signature of another kind.
+    #[error("its type should be {expected:?}, found {found:?}")]
+    Type {
+        /// The type wanted.
+        expected: &'static str,
+        /// The type found.
+        found: String,
+    },
+    /// The digest is none.
+    #[error("its docker-manifest-digest is invalid: {0}")]
+    Digest(DigestError),
+    /// The timestamp is no whole number of seconds.
+    #[error("its timestamp {found} is not a whole number of seconds")]
+    Timestamp {
+        /// The number found.
+        found: String,
+    },
+}
+
+impl From<JsonError> for PayloadError {
+    fn from(error: JsonError) -> Self {
+        Self::Json(error)
+    }
+}
+
+impl From<DigestError> for PayloadError {
+    fn from(error: DigestError) -> Self {
+        Self::Digest(error)
+    }
+}
+
+fn claims(optional: &Members<'_>) -> Result<(Option<String>, Option<i64>), PayloadError> {
+    let creator = optional
+        .optional("creator")
+        .map(|node| node.string())
+        .transpose()?;
+    let timestamp = optional
+        .optional("timestamp")
+        .map(|node| seconds(&node))
+        .transpose()?;
+    Ok((creator.map(str::to_owned), timestamp))
+}
+
+/// JSON has no integers: 5, 5.0 and 5e0 are the same number, and Go's encoder may write any.
+fn seconds(node: &Node<'_>) -> Result<i64, PayloadError> {
+    let text = node.number()?;
+    if let Ok(seconds) = text.parse() {
+        return Ok(seconds);
+    }
+    let whole = text.strip_suffix(".0").and_then(|whole| whole.parse().ok());
+    whole.ok_or_else(|| PayloadError::Timestamp {
+        found: text.to_owned(),
+    })
+}
+
+const COSIGN_TYPE: &str = "cosign container image signature";

@@ -1,0 +1,138 @@
+//! A policy as a document again, every default filled in as the reference implementation has it.
+
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value, json};
+
+use crate::document::Policy;
+use crate::encoding::encode_base64;
+use crate::identity::SignedIdentity;
+use crate::requirement::{
+    Fulcio, Material, Pki, Requirement, Requirements, SignedBy, SigstoreSigned, Trust,
+};
+
+impl Serialize for Policy {
+    /// Writes a containers-policy.json document that the reference implementation reads the same.
+    ///
+    /// A `signedIdentity` that was absent is written as `matchRepoDigestOrExact`.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let transport = |scopes: &std::collections::BTreeMap<String, Requirements>| {
+            let scope =
+                |(scope, list): (&String, &Requirements)| (scope.clone(), requirements(list));
+            scopes.iter().map(scope).collect::<Value>()
+        };
+        let transports = self.transports.iter();
+        let transports: Value = transports
+            .map(|(name, scopes)| (name.clone(), transport(scopes)))
+            .collect();
+        json!({"default": requirements(&self.default), "transports": transports})
+            .serialize(serializer)
+    }
+}
+
+pub(crate) fn requirements(list: &Requirements) -> Value {
+    list.iter().map(requirement).collect()
+}
+
+fn requirement(requirement: &Requirement) -> Value {
+    let mut members = Map::new();
+    put(&mut members, "type", requirement.name());
+    match requirement {
+        Requirement::InsecureAcceptAnything | Requirement::Reject => {}
+        Requirement::SignedBy(signed) => signed_by(&mut members, signed),
+        Requirement::SigstoreSigned(signed) => sigstore_signed(&mut members, signed),
+        Requirement::SignedBaseLayer(base) => {
+            members.insert("baseLayerIdentity".to_owned(), identity(Some(base)));
+        }
+    }
+    Value::Object(members)
+}
+
+fn signed_by(members: &mut Map<String, Value>, signed: &SignedBy) {
+    put(members, "keyType", signed.key_type.name());
+    material(members, "key", &signed.keys);
+    members.insert(
+        "signedIdentity".to_owned(),
+        identity(signed.identity.as_ref()),
+    );
+}
+
+fn sigstore_signed(members: &mut Map<String, Value>, signed: &SigstoreSigned) {
+    match &signed.trust {
+        Trust::Keys(keys) => material(members, "key", keys),
+        Trust::Fulcio(wanted) => {
+            members.insert("fulcio".to_owned(), fulcio(wanted));
+        }
+        Trust::Pki(wanted) => {
+            members.insert("pki".to_owned(), pki(wanted));
+        }
+    }
+    if let Some(keys) = &signed.rekor {
+        material(members, "rekorPublicKey", keys);
+    }
+    members.insert(
+        "signedIdentity".to_owned(),
+        identity(signed.identity.as_ref()),
+    );
+}
+
+fn fulcio(wanted: &Fulcio) -> Value {
+    let mut members = Map::new();
+    material(&mut members, "ca", &wanted.ca);
+    put(&mut members, "oidcIssuer", &wanted.oidc_issuer);
+    put(&mut members, "subjectEmail", &wanted.subject_email);
+    Value::Object(members)
+}
+
+fn pki(wanted: &Pki) -> Value {
+    let mut members = Map::new();
+    material(&mut members, "caRoots", &wanted.roots);
+    if let Some(certificates) = &wanted.intermediates {
+        material(&mut members, "caIntermediates", certificates);
+    }
+    if let Some(email) = &wanted.subject_email {
+        put(&mut members, "subjectEmail", email);
+    }
+    if let Some(hostname) = &wanted.subject_hostname {
+        put(&mut members, "subjectHostname", hostname);
+    }
+    Value::Object(members)
+}
+
+fn material(members: &mut Map<String, Value>, prefix: &str, material: &Material) {
+    let (suffix, value) = match material {
+        Material::Path(path) => ("Path", json!(path)),
+        Material::Paths(paths) => ("Paths", json!(paths)),
+        Material::Data(data) => ("Data", json!(encode_base64(data))),
+        Material::Datas(datas) => (
+            "Datas",
+            datas.iter().map(|data| encode_base64(data)).collect(),
+        ),
+    };
+    members.insert(format!("{prefix}{suffix}"), value);
+}
+
+fn identity(identity: Option<&SignedIdentity>) -> Value {
+    let identity = identity.unwrap_or(&SignedIdentity::MatchRepoDigestOrExact);
+    let mut members = Map::new();
+    put(&mut members, "type", identity.name());
+    match identity {
+        SignedIdentity::MatchExact
+        | SignedIdentity::MatchRepoDigestOrExact
+        | SignedIdentity::MatchRepository => {}
+        SignedIdentity::ExactReference(written) => {
+            put(&mut members, "dockerReference", written.text());
+        }
+        SignedIdentity::ExactRepository(written) => {
+            put(&mut members, "dockerRepository", written.text());
+        }
+        SignedIdentity::RemapIdentity(remap) => {
+            put(&mut members, "prefix", remap.prefix());
+            put(&mut members, "signedPrefix", remap.signed_prefix());
+        }
+    }
+    Value::Object(members)
+}
+
+fn put(members: &mut Map<String, Value>, key: &str, value: &str) {
+    members.insert(key.to_owned(), Value::from(value));
+}

@@ -1,0 +1,135 @@
+//! Which keys and signatures are checked, and how.
+
+use aws_lc_rs::rsa::KeySize;
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P256_SHA256_FIXED_SIGNING,
+    ECDSA_P256K1_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING,
+    ECDSA_P521_SHA256_ASN1_SIGNING, ECDSA_P521_SHA384_ASN1_SIGNING, ECDSA_P521_SHA512_ASN1_SIGNING,
+    Ed25519KeyPair, KeyPair, RsaKeyPair,
+};
+use policy::{KeyError, PemError, PublicKey};
+
+use crate::support::{Signer, pem};
+
+fn rsa(size: KeySize) -> Signer {
+    Signer::Rsa(RsaKeyPair::generate(size).unwrap())
+}
+
+#[test]
+fn checks_signatures_of_every_supported_kind() {
+    let rows = [
+        (
+            "P-256",
+            Signer::ecdsa(&ECDSA_P256_SHA256_ASN1_SIGNING),
+            true,
+        ),
+        (
+            "P-384 with SHA-384",
+            Signer::ecdsa(&ECDSA_P384_SHA384_ASN1_SIGNING),
+            true,
+        ),
+        (
+            "P-521 with SHA-256",
+            Signer::ecdsa(&ECDSA_P521_SHA256_ASN1_SIGNING),
+            true,
+        ),
+        (
+            "P-521 with SHA-512",
+            Signer::ecdsa(&ECDSA_P521_SHA512_ASN1_SIGNING),
+            true,
+        ),
+        (
+            "Ed25519",
+            Signer::Ed25519(Ed25519KeyPair::generate().unwrap()),
+            true,
+        ),
+        ("RSA 2048", rsa(KeySize::Rsa2048), true),
+        ("RSA 3072", rsa(KeySize::Rsa3072), true),
+        (
+            "P-521 with SHA-384",
+            Signer::ecdsa(&ECDSA_P521_SHA384_ASN1_SIGNING),
+            false,
+        ),
+        (
+            "P-256, raw r and s",
+            Signer::ecdsa(&ECDSA_P256_SHA256_FIXED_SIGNING),
+            false,
+        ),
+    ];
+    for (name, signer, verifies) in rows {
+        let key = PublicKey::from_pem(signer.pem().as_bytes()).unwrap();
+        let signature = signer.sign(b"message");
+        assert_eq!(key.verifies(b"message", &signature), verifies, "{name}");
+        assert!(!key.verifies(b"massage", &signature), "{name}");
+        assert!(!key.verifies(b"message", b""), "{name}");
+    }
+}
+
+#[test]
+fn reads_a_pkcs1_key_as_the_same_key() {
+    let signer = rsa(KeySize::Rsa2048);
+    let Signer::Rsa(pair) = &signer else {
+        unreachable!()
+    };
+    let pkcs1 = pem("RSA PUBLIC KEY", pair.public_key().as_ref());
+    let key = PublicKey::from_pem(pkcs1.as_bytes()).unwrap();
+    let same = PublicKey::from_pem(signer.pem().as_bytes()).unwrap();
+    assert_eq!(key.fingerprint(), same.fingerprint());
+    assert!(key.verifies(b"message", &signer.sign(b"message")));
+}
+
+#[test]
+fn refuses_what_is_no_usable_key_and_says_why() {
+    let secp256k1 = Signer::ecdsa(&ECDSA_P256K1_SHA256_ASN1_SIGNING);
+    let signer = Signer::new();
+    let two = format!("{0}{0}", signer.pem());
+    let mut off_curve = signer.spki();
+    *off_curve.last_mut().unwrap() ^= 1;
+    let rows = [
+        ("nothing", String::new(), KeyError::Pem(PemError::NoBlock)),
+        ("two keys", two, KeyError::Pem(PemError::NotOneBlock)),
+        (
+            "a certificate",
+            pem("CERTIFICATE", b"x"),
+            KeyError::Label {
+                found: "CERTIFICATE".to_owned(),
+            },
+        ),
+        (
+            "a private key",
+            pem("PRIVATE KEY", b"x"),
+            KeyError::Label {
+                found: "PRIVATE KEY".to_owned(),
+            },
+        ),
+        (
+            "secp256k1",
+            secp256k1.pem(),
+            KeyError::Algorithm {
+                oid: "1.3.132.0.10".to_owned(),
+            },
+        ),
+        (
+            "RSA 8192",
+            rsa(KeySize::Rsa8192).pem(),
+            KeyError::RsaSize { found: 8192 },
+        ),
+    ];
+    for (name, text, expected) in rows {
+        assert_eq!(
+            PublicKey::from_pem(text.as_bytes()).unwrap_err(),
+            expected,
+            "{name}"
+        );
+    }
+    let off_curve = pem("PUBLIC KEY", &off_curve);
+    assert!(matches!(
+        PublicKey::from_pem(off_curve.as_bytes()),
+        Err(KeyError::Invalid { .. })
+    ));
+    let garbage = pem("PUBLIC KEY", b"garbage");
+    assert!(matches!(
+        PublicKey::from_pem(garbage.as_bytes()),
+        Err(KeyError::Der(_))
+    ));
+}
