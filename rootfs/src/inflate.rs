@@ -1,0 +1,456 @@
+//! Decompresses a layer as its media type says, whole: all members, all frames.
+
+use std::io::{self, BufRead, Read};
+
+use flate2::{Decompress, FlushDecompress, Status};
+use policy::Compression;
+use zstd::zstd_safe;
+
+use crate::chunks::{CHUNK, Sink, Source};
+use crate::error::Error;
+use crate::limits::{LimitKind, Limits};
+
+/// Reads all of `source`, decompresses it into `sink`, and returns the number of bytes that made.
+pub(crate) fn inflate(
+    source: Source,
+    compression: Compression,
+    sink: Sink,
+    limits: &Limits,
+) -> Result<u64, Error> {
+    let mut decoder = Decoder::new(source, compression, limits)?;
+    pump(&mut decoder, sink, limits)
+}
+
+fn pump(decoder: &mut Decoder, mut sink: Sink, limits: &Limits) -> Result<u64, Error> {
+    let mut total = 0_u64;
+    loop {
+        let mut buffer = sink.buffer()?;
+        let mut filled = 0;
+        let mut ended = false;
+        while filled < CHUNK && !ended {
+            let room = buffer.get_mut(filled..).unwrap_or_default();
+            let count = decoder.read(room, limits)?;
+            ended = count == 0;
+            filled = filled.saturating_add(count);
+            total = total.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+            limits.hold_expansion(total, decoder.consumed())?;
+        }
+        if filled > 0 {
+            sink.send(buffer, filled)?;
+        }
+        if ended {
+            sink.finish()?;
+            return Ok(total);
+        }
+    }
+}
+
+/// The one place that knows which library decompresses what.
+enum Decoder {
+    Plain(Source),
+    Gzip(Gzip),
+    Zstd(Box<zstd::Decoder<'static, Source>>),
+}
+
+impl Decoder {
+    fn new(source: Source, compression: Compression, limits: &Limits) -> Result<Self, Error> {
+        Ok(match compression {
+            Compression::None => Self::Plain(source),
+            Compression::Gzip => Self::Gzip(Gzip::new(source)),
+            Compression::Zstd => Self::Zstd(Box::new(zstd_decoder(source, limits)?)),
+        })
+    }
+
+    /// Fills some of `buffer`; nothing of it at the end of the stream.
+    fn read(&mut self, buffer: &mut [u8], limits: &Limits) -> Result<usize, Error> {
+        match self {
+            Self::Plain(source) => source.read(buffer).map_err(Error::Read),
+            Self::Gzip(gzip) => gzip.read(buffer),
+            Self::Zstd(zstd) => zstd
+                .read(buffer)
+                .map_err(|source| zstd_error(source, limits)),
+        }
+    }
+
+    /// Compressed bytes used so far.
+    fn consumed(&self) -> u64 {
+        match self {
+            Self::Plain(source) => source.passed(),
+            Self::Gzip(gzip) => gzip.source.passed(),
+            Self::Zstd(zstd) => zstd.get_ref().passed(),
+        }
+    }
+}
+
+/// A gzip file: members one after the other (RFC 1952, 2.2), and zeros to fill a tape block, which
+/// gzip itself has always passed over.
+struct Gzip {
+    source: Source,
+    inflate: Decompress,
+    position: Position,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Position {
+    BeforeFirst,
+    Within,
+    Between,
+    Padding,
+}
+
+impl Gzip {
+    fn new(source: Source) -> Self {
+        let inflate = Decompress::new_gzip(WINDOW_BITS);
+        Self {
+            source,
+            inflate,
+            position: Position::BeforeFirst,
+        }
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+        loop {
+            let input = self.source.fill_buf().map_err(Error::Read)?;
+            match (self.position, input) {
+                (Position::Between | Position::Padding, []) => return Ok(0),
+                (Position::BeforeFirst | Position::Within, []) => {
+                    return Err(gzip_error(io::ErrorKind::UnexpectedEof.into()));
+                }
+                (Position::Between | Position::Padding, [0, ..]) => {
+                    let zeros = input.iter().take_while(|&&byte| byte == 0).count();
+                    self.source.consume(zeros);
+                    self.position = Position::Padding;
+                    continue;
+                }
+                (Position::Between, [FIRST_MAGIC, ..]) => self.inflate.reset(true),
+                (Position::Between | Position::Padding, _) => {
+                    let (compression, offset) = (Compression::Gzip, self.source.passed());
+                    return Err(Error::TrailingGarbage {
+                        compression,
+                        offset,
+                    });
+                }
+                (Position::BeforeFirst | Position::Within, _) => {}
+            }
+            let produced = self.member(buffer)?;
+            if produced > 0 {
+                return Ok(produced);
+            }
+        }
+    }
+
+    /// Decompresses some of a member.
+    fn member(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+        let input = self.source.fill_buf().map_err(Error::Read)?;
+        let before = (self.inflate.total_in(), self.inflate.total_out());
+        let status = self
+            .inflate
+            .decompress(input, buffer, FlushDecompress::None);
+        let status = status.map_err(|error| gzip_error(error.into()))?;
+        let consumed = difference(self.inflate.total_in(), before.0);
+        let produced = difference(self.inflate.total_out(), before.1);
+        self.source.consume(consumed);
+        self.position = match status {
+            Status::StreamEnd => Position::Between,
+            _ if consumed == 0 && produced == 0 => {
+                return Err(gzip_error(io::ErrorKind::InvalidData.into()));
+            }
+            Status::Ok | Status::BufError => Position::Within,
+        };
+        Ok(produced)
+    }
+}
+
+fn zstd_decoder(source: Source, limits: &Limits) -> Result<zstd::Decoder<'static, Source>, Error> {
+    let start = || {
+        let mut decoder = zstd::Decoder::with_buffer(source)?;
+        decoder.window_log_max(limits.zstd_window_log)?;
+        Ok(decoder)
+    };
+    start().map_err(|source| Error::Inflate {
+        compression: Compression::Zstd,
+        source,
+    })
+}
+
+/// The crate passes the library's errors on as text; this compares with the library's own.
+fn zstd_error(source: io::Error, limits: &Limits) -> Error {
+    let window = zstd_safe::get_error_name(0_usize.wrapping_sub(WINDOW_TOO_LARGE));
+    if source.kind() == io::ErrorKind::Other && source.to_string() == window {
+        let allowed = 1_u64
+            .checked_shl(limits.zstd_window_log)
+            .unwrap_or(u64::MAX);
+        let found = allowed.saturating_add(1);
+        return Error::Limit {
+            limit: LimitKind::ZstdWindow,
+            allowed,
+            found,
+        };
+    }
+    Error::Inflate {
+        compression: Compression::Zstd,
+        source,
+    }
+}
+
+fn gzip_error(source: io::Error) -> Error {
+    Error::Inflate {
+        compression: Compression::Gzip,
+        source,
+    }
+}
+
+fn difference(after: u64, before: u64) -> usize {
+    usize::try_from(after.saturating_sub(before)).unwrap_or(usize::MAX)
+}
+
+/// The window of deflate, RFC 1951.
+const WINDOW_BITS: u8 = 15;
+/// The first byte of a gzip member, RFC 1952, 2.3.1.
+const FIRST_MAGIC: u8 = 0x1f;
+/// `ZSTD_error_frameParameter_windowTooLarge` in `zstd_errors.h`.
+const WINDOW_TOO_LARGE: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::write::GzEncoder;
+
+    use super::*;
+    use crate::chunks::{self, is_peer_gone};
+
+    /// Decompresses `blob`, handed over in pieces of `piece` bytes.
+    fn run(blob: &[u8], compression: Compression, piece: usize) -> Result<Vec<u8>, Error> {
+        run_within(blob, compression, piece, &Limits::default())
+    }
+
+    fn run_within(
+        blob: &[u8],
+        compression: Compression,
+        piece: usize,
+        limits: &Limits,
+    ) -> Result<Vec<u8>, Error> {
+        let (mut blob_sink, blob_source) = chunks::channel(2);
+        let (content_sink, mut content_source) = chunks::channel(2);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(move || {
+                for piece in blob.chunks(piece) {
+                    let mut buffer = blob_sink.buffer()?;
+                    buffer[..piece.len()].copy_from_slice(piece);
+                    blob_sink.send(buffer, piece.len())?;
+                }
+                blob_sink.finish()
+            });
+            let inflater =
+                scope.spawn(move || inflate(blob_source, compression, content_sink, limits));
+            let mut content = Vec::new();
+            let read = content_source.read_to_end(&mut content);
+            drop(content_source);
+            let total = inflater.join().unwrap()?;
+            read.unwrap();
+            reader.join().unwrap().unwrap();
+            assert_eq!(total, u64::try_from(content.len()).unwrap());
+            Ok(content)
+        })
+    }
+
+    fn gzip(content: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(content).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn zstd(content: &[u8]) -> Vec<u8> {
+        zstd::encode_all(content, 1).unwrap()
+    }
+
+    fn sample() -> Vec<u8> {
+        (0..700_000_u32)
+            .flat_map(|n| (n.wrapping_mul(2_654_435_761) >> 13).to_le_bytes())
+            .collect()
+    }
+
+    #[test]
+    fn reads_all_members_and_frames() {
+        let sample = sample();
+        let (head, tail) = sample.split_at(1_234_567);
+        let skippable = b"\x5a\x2a\x4d\x18\x04\0\0\0meta";
+        let rows = [
+            ("none", Compression::None, sample.clone()),
+            ("gzip", Compression::Gzip, gzip(&sample)),
+            (
+                "two members",
+                Compression::Gzip,
+                [gzip(head), gzip(tail)].concat(),
+            ),
+            (
+                "an empty member between",
+                Compression::Gzip,
+                [gzip(head), gzip(b""), gzip(tail)].concat(),
+            ),
+            (
+                "padding",
+                Compression::Gzip,
+                [gzip(&sample), vec![0; 1000]].concat(),
+            ),
+            ("zstd", Compression::Zstd, zstd(&sample)),
+            (
+                "two frames",
+                Compression::Zstd,
+                [zstd(head), zstd(tail)].concat(),
+            ),
+            (
+                "skippable frames",
+                Compression::Zstd,
+                [
+                    &skippable[..],
+                    &zstd(head),
+                    skippable,
+                    &zstd(tail),
+                    skippable,
+                ]
+                .concat(),
+            ),
+        ];
+        for (row, compression, blob) in rows {
+            for piece in [CHUNK, 1021] {
+                assert!(run(&blob, compression, piece).unwrap() == sample, "{row}");
+            }
+        }
+        assert_eq!(
+            run(&gzip(&sample[..200]), Compression::Gzip, 1).unwrap(),
+            &sample[..200]
+        );
+    }
+
+    #[test]
+    fn refuses_damage_and_truncation() {
+        let (gzip, zstd) = (gzip(b"some content"), zstd(b"some content"));
+        let mut checksum = gzip.clone();
+        let at = checksum.len() - 6;
+        checksum[at] ^= 1;
+        let rows = [
+            (
+                "gzip cut",
+                Compression::Gzip,
+                gzip[..gzip.len() - 1].to_vec(),
+            ),
+            ("gzip header cut", Compression::Gzip, gzip[..5].to_vec()),
+            ("gzip empty", Compression::Gzip, Vec::new()),
+            ("gzip checksum", Compression::Gzip, checksum),
+            (
+                "gzip second member cut",
+                Compression::Gzip,
+                [&gzip[..], &gzip[..9]].concat(),
+            ),
+            (
+                "gzip second member bad",
+                Compression::Gzip,
+                [&gzip[..], b"\x1f\x8c garbage"].concat(),
+            ),
+            ("zstd for gzip", Compression::Gzip, zstd.clone()),
+            (
+                "zstd cut",
+                Compression::Zstd,
+                zstd[..zstd.len() - 1].to_vec(),
+            ),
+            (
+                "zstd then garbage",
+                Compression::Zstd,
+                [&zstd[..], b"garbage!"].concat(),
+            ),
+            ("gzip for zstd", Compression::Zstd, gzip.clone()),
+        ];
+        for (row, expected, blob) in rows {
+            let error = run(&blob, expected, CHUNK).unwrap_err();
+            assert!(
+                matches!(&error, Error::Inflate { compression, .. } if *compression == expected),
+                "{row}: {error:?}"
+            );
+            assert!(!is_peer_gone(&error), "{row}");
+        }
+    }
+
+    #[test]
+    fn refuses_garbage_after_gzip() {
+        let gzip = gzip(b"some content");
+        let end = u64::try_from(gzip.len()).unwrap();
+        let rows = [
+            ("garbage", [&gzip[..], b"garbage"].concat(), end),
+            (
+                "garbage in padding",
+                [&gzip[..], &[0; 10], b"x"].concat(),
+                end + 10,
+            ),
+            (
+                "a member after padding",
+                [&gzip[..], &[0; 10], &gzip].concat(),
+                end + 10,
+            ),
+        ];
+        for (row, blob, expected) in rows {
+            let error = run(&blob, Compression::Gzip, CHUNK).unwrap_err();
+            assert!(
+                matches!(error, Error::TrailingGarbage { offset, .. } if offset == expected),
+                "{row}: {error:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn holds_zstd_to_its_window() {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(24).unwrap();
+        encoder.write_all(&sample()).unwrap();
+        let blob = encoder.finish().unwrap();
+        let limits = Limits {
+            zstd_window_log: 23,
+            ..Limits::default()
+        };
+        let error = run_within(&blob, Compression::Zstd, CHUNK, &limits).unwrap_err();
+        let Error::Limit {
+            limit: LimitKind::ZstdWindow,
+            allowed,
+            ..
+        } = error
+        else {
+            panic!("{error:?}")
+        };
+        assert_eq!(allowed, 8 << 20);
+        let limits = Limits {
+            zstd_window_log: 24,
+            ..Limits::default()
+        };
+        run_within(&blob, Compression::Zstd, CHUNK, &limits).unwrap();
+    }
+
+    #[test]
+    fn stops_bombs_soon_after_the_free_allowance() {
+        let zeros = vec![0; 1 << 20];
+        let (mut gz, mut zst) = (
+            GzEncoder::new(Vec::new(), flate2::Compression::fast()),
+            zstd::Encoder::new(Vec::new(), 1).unwrap(),
+        );
+        for _ in 0..200 {
+            gz.write_all(&zeros).unwrap();
+            zst.write_all(&zeros).unwrap();
+        }
+        let rows = [
+            (Compression::Gzip, gz.finish().unwrap()),
+            (Compression::Zstd, zst.finish().unwrap()),
+        ];
+        for (compression, blob) in rows {
+            let error = run(&blob, compression, CHUNK).unwrap_err();
+            let Error::Limit {
+                limit: LimitKind::Ratio,
+                found,
+                ..
+            } = error
+            else {
+                panic!("{error:?}")
+            };
+            assert!(found < 128 << 20, "{compression:?}: {found}");
+        }
+    }
+}

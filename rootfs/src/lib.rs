@@ -1,0 +1,59 @@
+//! Unpacks hostile image layers into directories that become visible only when proved.
+//!
+//! A layer comes from a registry that nobody trusts, so its bytes are hostile until the last one
+//! has been read: the archive is written into a [`Staging`] directory, which is erased when it is
+//! dropped, and only [`Unpacked`], which [`unpack`] returns once size, blob digest and `diff_id`
+//! all hold, lets [`Staging::commit`] rename it to where others see it.
+//!
+//! The crate is synchronous. Every file is reached from an open directory handle with
+//! `openat2(2)`; no name from an archive is ever resolved from a path. It needs Linux 5.8,
+//! a mounted `/proc`, and the privileges to set owners, devices and `trusted.*` attributes.
+//!
+//! # Extended attributes
+//!
+//! | name | what happens |
+//! | --- | --- |
+//! | `security.capability` | written, after the owner, which would clear it |
+//! | `user.*`, `trusted.*`, `system.posix_acl_access`, `system.posix_acl_default` | written; where the file system or the kind of file cannot carry it, dropped with a note |
+//! | `trusted.overlay.*`, `user.overlay.*` | the layer is refused: they would steer the overlay mount |
+//! | every other name, `security.selinux` among them | dropped with a note: they are the business of the guest's own kernel policy |
+//!
+//! # One tree, unpacked in order
+//!
+//! * A name is relative to the layer's root, also when it is written as absolute; `..` is refused.
+//! * A parent that is a symbolic link is followed as in a chroot of the layer's root; one that
+//!   leads to nothing in this layer is refused, and so is a parent that is no directory.
+//! * The last entry of a name wins. A directory entry replaces whatever is not a directory; a file
+//!   or link replaces a directory with all that is in it; a device or fifo in place of a directory
+//!   is refused.
+//! * A hard link has no metadata of its own; it may name an entry that comes later.
+//! * A whiteout hides what lower layers have, never what the same layer brings, whichever comes
+//!   first. A directory whose name was hidden, or was held by something else earlier in the layer,
+//!   is opaque.
+
+#![forbid(unsafe_code)]
+
+mod apply;
+mod chunks;
+mod dir;
+mod entry;
+mod error;
+mod inflate;
+mod limits;
+mod metadata;
+mod name;
+mod pipeline;
+mod staging;
+mod tar;
+mod tree;
+mod unpacked;
+mod whiteout;
+mod xattr;
+
+pub use crate::dir::Dir;
+pub use crate::error::{Error, HeaderFault, LinkFault, PaxFault, SparseFault};
+pub use crate::limits::{LimitKind, Limits};
+pub use crate::name::{Name, RelPath};
+pub use crate::pipeline::unpack;
+pub use crate::staging::{Committed, Staging};
+pub use crate::unpacked::{Note, Notes, Unpacked};

@@ -1,0 +1,186 @@
+//! The bounds within which a layer is unpacked.
+
+use std::fmt;
+
+use crate::error::Error;
+
+/// What one layer may cost. Each field names the attack that it stops.
+///
+/// The defaults admit every layer that a registry commonly serves and refuse the classic bombs
+/// before they have written 100 MiB.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of content after decompression, and likewise the sum of the sizes of all files with
+    /// the holes of sparse ones. Stops a layer from filling the disk or the guest's memory.
+    /// Default 64 GiB.
+    pub unpacked_bytes: u64,
+    /// How many times its compressed bytes a layer may expand, once past
+    /// [`ratio_free_bytes`](Self::ratio_free_bytes). Stops decompression bombs (10 GB of zeros are
+    /// 10 MB of gzip and 0.4 MB of zstd) and sparse bombs (10 GB in 2 kB). Default 200.
+    pub ratio: u64,
+    /// Bytes that a layer may expand to whatever its compressed size, so that small layers of
+    /// little entropy pass. Default 64 MiB.
+    pub ratio_free_bytes: u64,
+    /// Entries of the archive plus parent directories that it implies. Stops a layer from using up
+    /// inodes and kernel memory with empty files. Default 2,000,000.
+    pub entries: u64,
+    /// Bytes of a path, at most 4,096 whatever is set here. Stops names that other programs
+    /// cannot open. Default 4,096.
+    pub path_bytes: u64,
+    /// Components of a path. Stops trees so deep that walking them exhausts the walker.
+    /// Default 1,024.
+    pub path_depth: u64,
+    /// Bytes of one extended header, long name or sparse map. Stops an endless header from filling
+    /// memory. Default 1 MiB.
+    pub header_bytes: u64,
+    /// Bytes of extended attributes, names and values, in the whole layer. Stops a layer from
+    /// pinning kernel memory that no quota counts. Default 16 MiB.
+    pub xattr_bytes: u64,
+    /// Binary logarithm of the largest zstd window. Stops a frame of few bytes from claiming
+    /// gigabytes of decoder memory. Default 27, which is 128 MiB.
+    pub zstd_window_log: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            unpacked_bytes: 64 << 30,
+            ratio: 200,
+            ratio_free_bytes: 64 << 20,
+            entries: 2_000_000,
+            path_bytes: 4096,
+            path_depth: 1024,
+            header_bytes: 1 << 20,
+            xattr_bytes: 16 << 20,
+            zstd_window_log: 27,
+        }
+    }
+}
+
+impl Limits {
+    /// Holds `found` to the limit named.
+    pub(crate) fn hold(&self, limit: LimitKind, found: u64) -> Result<(), Error> {
+        let allowed = match limit {
+            LimitKind::UnpackedBytes => self.unpacked_bytes,
+            LimitKind::Entries => self.entries,
+            LimitKind::PathBytes => self.path_bytes.min(PATH_MAX),
+            LimitKind::ComponentBytes => NAME_MAX,
+            LimitKind::PathDepth => self.path_depth,
+            LimitKind::HeaderBytes => self.header_bytes,
+            LimitKind::XattrBytes => self.xattr_bytes,
+            LimitKind::Ratio => self.ratio,
+            LimitKind::ZstdWindow => 1_u64.checked_shl(self.zstd_window_log).unwrap_or(u64::MAX),
+        };
+        if found > allowed {
+            Err(Error::Limit {
+                limit,
+                allowed,
+                found,
+            })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Holds `unpacked` bytes to the absolute limit and to the ratio over `compressed` bytes.
+    pub(crate) fn hold_expansion(&self, unpacked: u64, compressed: u64) -> Result<(), Error> {
+        self.hold(LimitKind::UnpackedBytes, unpacked)?;
+        let earned = self.ratio.saturating_mul(compressed);
+        let allowed = self.ratio_free_bytes.saturating_add(earned);
+        if unpacked > allowed {
+            return Err(Error::Limit {
+                limit: LimitKind::Ratio,
+                allowed,
+                found: unpacked,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Which of the [`Limits`] a layer went over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LimitKind {
+    /// [`Limits::unpacked_bytes`].
+    UnpackedBytes,
+    /// [`Limits::ratio`]; the numbers are the bytes that the compressed size allows.
+    Ratio,
+    /// [`Limits::entries`].
+    Entries,
+    /// [`Limits::path_bytes`].
+    PathBytes,
+    /// 255 bytes for one component of a path, as Linux has it.
+    ComponentBytes,
+    /// [`Limits::path_depth`].
+    PathDepth,
+    /// [`Limits::header_bytes`].
+    HeaderBytes,
+    /// [`Limits::xattr_bytes`].
+    XattrBytes,
+    /// [`Limits::zstd_window_log`]; the allowed number is in bytes, the one found is not known and
+    /// given as one more.
+    ZstdWindow,
+}
+
+impl fmt::Display for LimitKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::UnpackedBytes => "unpacked bytes",
+            Self::Ratio => "unpacked bytes for the compressed size",
+            Self::Entries => "entries",
+            Self::PathBytes => "bytes of a path",
+            Self::ComponentBytes => "bytes of a path component",
+            Self::PathDepth => "components of a path",
+            Self::HeaderBytes => "bytes of an extended header",
+            Self::XattrBytes => "bytes of extended attributes",
+            Self::ZstdWindow => "bytes of zstd window",
+        })
+    }
+}
+
+/// Linux `PATH_MAX`.
+const PATH_MAX: u64 = 4096;
+/// Linux `NAME_MAX`.
+const NAME_MAX: u64 = 255;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holds_ten_gigabytes_in_ten_megabytes_to_the_ratio() {
+        let limits = Limits::default();
+        let error = limits.hold_expansion(10 << 30, 10 << 20).unwrap_err();
+        let Error::Limit {
+            limit: LimitKind::Ratio,
+            allowed,
+            found,
+        } = error
+        else {
+            panic!("{error:?}")
+        };
+        assert_eq!((allowed, found), ((64 << 20) + 200 * (10 << 20), 10 << 30));
+    }
+
+    #[test]
+    fn admits_exactly_what_is_allowed() {
+        let limits = Limits {
+            entries: 3,
+            ..Limits::default()
+        };
+        assert!(limits.hold(LimitKind::Entries, 3).is_ok());
+        let error = limits.hold(LimitKind::Entries, 4).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::Limit {
+                    limit: LimitKind::Entries,
+                    allowed: 3,
+                    found: 4
+                }
+            ),
+            "{error:?}"
+        );
+    }
+}

@@ -1,0 +1,446 @@
+//! Extended headers (POSIX.1-2017, `pax`, «pax Extended Header»).
+
+use crate::entry::{Time, Xattr};
+use crate::error::{Error, PaxFault};
+use crate::name::{Name, length};
+use crate::tar::sparse::Keys;
+
+/// What extended headers say, as far as this program has a use for it.
+///
+/// `SCHILY.*` are star's and `LIBARCHIVE.*` bsdtar's, both for extended attributes; `GNU.sparse.*`
+/// are GNU tar's. Other keywords, ACLs in text form among them, are passed over.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Extended {
+    pub(super) path: Option<Vec<u8>>,
+    pub(super) linkpath: Option<Vec<u8>>,
+    pub(super) size: Option<u64>,
+    pub(super) uid: Option<u32>,
+    pub(super) gid: Option<u32>,
+    pub(super) modified: Option<Time>,
+    pub(super) xattrs: Vec<Xattr>,
+    pub(super) sparse: Option<Keys>,
+}
+
+impl Extended {
+    /// Parses the body of a header that applies to one entry.
+    pub(super) fn parse(body: &[u8], offset: u64) -> Result<Self, Error> {
+        let mut extended = Self::default();
+        for record in (Records { body, at: 0 }) {
+            record
+                .and_then(|(key, value)| extended.set(key, value))
+                .map_err(|fault| Error::Pax { offset, fault })?;
+        }
+        Ok(extended)
+    }
+
+    /// Takes in a global header. It may set what many entries can share; name, size and content
+    /// are an entry's own.
+    pub(super) fn merge_global(&mut self, body: &[u8], offset: u64) -> Result<(), Error> {
+        for record in (Records { body, at: 0 }) {
+            record
+                .and_then(|(key, value)| self.set_global(key, value))
+                .map_err(|fault| Error::Pax { offset, fault })?;
+        }
+        Ok(())
+    }
+
+    fn set_global(&mut self, key: &[u8], value: &[u8]) -> Result<(), PaxFault> {
+        let of_one_entry = matches!(key, b"path" | b"linkpath" | b"size")
+            || [SCHILY_XATTR, LIBARCHIVE_XATTR, GNU_SPARSE]
+                .iter()
+                .any(|own| key.starts_with(own));
+        if of_one_entry {
+            return Err(PaxFault::Global {
+                key: Name::from(key),
+            });
+        }
+        self.set(key, value)
+    }
+
+    fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), PaxFault> {
+        let malformed = || PaxFault::Value {
+            key: Name::from(key),
+        };
+        match key {
+            b"path" => self.path = text(value).map_err(|()| malformed())?,
+            b"linkpath" => self.linkpath = text(value).map_err(|()| malformed())?,
+            b"size" => self.size = unless_empty(value, size).ok_or_else(malformed)?,
+            b"uid" => self.uid = unless_empty(value, owner).ok_or_else(malformed)?,
+            b"gid" => self.gid = unless_empty(value, owner).ok_or_else(malformed)?,
+            b"mtime" => self.modified = unless_empty(value, time).ok_or_else(malformed)?,
+            _ => return self.set_prefixed(key, value),
+        }
+        Ok(())
+    }
+
+    fn set_prefixed(&mut self, key: &[u8], value: &[u8]) -> Result<(), PaxFault> {
+        let malformed = || PaxFault::Value {
+            key: Name::from(key),
+        };
+        if let Some(name) = key.strip_prefix(SCHILY_XATTR) {
+            self.xattr(name.to_vec(), value.to_vec())
+                .ok_or_else(malformed)
+        } else if let Some(name) = key.strip_prefix(LIBARCHIVE_XATTR) {
+            let name = percent_decoded(name).ok_or_else(malformed)?;
+            let value = base64_decoded(value).ok_or_else(malformed)?;
+            self.xattr(name, value).ok_or_else(malformed)
+        } else if let Some(name) = key.strip_prefix(GNU_SPARSE) {
+            self.sparse
+                .get_or_insert_default()
+                .set(name, value)
+                .ok_or_else(malformed)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Sets an attribute; bsdtar writes each twice, in both forms.
+    fn xattr(&mut self, name: Vec<u8>, value: Vec<u8>) -> Option<()> {
+        if name.is_empty() || name.contains(&0) {
+            return None;
+        }
+        match self.xattrs.iter_mut().find(|known| known.name == name) {
+            Some(known) => known.value = value,
+            None => self.xattrs.push(Xattr { name, value }),
+        }
+        Some(())
+    }
+}
+
+/// The records `length key=value\n` of a header's body.
+struct Records<'a> {
+    body: &'a [u8],
+    at: u64,
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<(&'a [u8], &'a [u8]), PaxFault>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.body.is_empty() {
+            return None;
+        }
+        let Some((record, rest)) = first_record(self.body) else {
+            self.body = &[];
+            return Some(Err(PaxFault::Record { at: self.at }));
+        };
+        self.at = self
+            .at
+            .saturating_add(length(self.body).saturating_sub(length(rest)));
+        self.body = rest;
+        Some(Ok(record))
+    }
+}
+
+type Record<'a> = (&'a [u8], &'a [u8]);
+
+fn first_record(body: &[u8]) -> Option<(Record<'_>, &[u8])> {
+    let space = body.iter().position(|&byte| byte == b' ')?;
+    let total = usize::try_from(decimal(body.get(..space)?)?).ok()?;
+    let (record, rest) = body.split_at_checked(total)?;
+    let record = record.get(space.checked_add(1)?..)?.strip_suffix(b"\n")?;
+    let equals = record.iter().position(|&byte| byte == b'=')?;
+    let (key, value) = record.split_at(equals);
+    let value = value.strip_prefix(b"=")?;
+    (!key.is_empty() && !key.contains(&0)).then_some(((key, value), rest))
+}
+
+/// An empty value takes an earlier one back, except of extended attributes.
+fn unless_empty<T>(value: &[u8], parse: impl FnOnce(&[u8]) -> Option<T>) -> Option<Option<T>> {
+    if value.is_empty() {
+        Some(None)
+    } else {
+        parse(value).map(Some)
+    }
+}
+
+fn text(value: &[u8]) -> Result<Option<Vec<u8>>, ()> {
+    if value.contains(&0) {
+        return Err(());
+    }
+    Ok((!value.is_empty()).then(|| value.to_vec()))
+}
+
+fn size(value: &[u8]) -> Option<u64> {
+    decimal(value).filter(|&size| i64::try_from(size).is_ok())
+}
+
+fn owner(value: &[u8]) -> Option<u32> {
+    u32::try_from(decimal(value)?)
+        .ok()
+        .filter(|&owner| owner != u32::MAX)
+}
+
+/// Seconds with an optional fraction, of which nine digits count; negative before 1970.
+fn time(value: &[u8]) -> Option<Time> {
+    let (is_negative, value) = match value.strip_prefix(b"-") {
+        Some(rest) => (true, rest),
+        None => (false, value),
+    };
+    let mut parts = value.splitn(2, |&byte| byte == b'.');
+    let seconds = i64::try_from(decimal(parts.next()?)?).ok()?;
+    let nanoseconds = parts.next().map_or(Some(0), nanoseconds)?;
+    if !is_negative {
+        return Some(Time {
+            seconds,
+            nanoseconds,
+        });
+    }
+    match nanoseconds {
+        0 => Some(Time {
+            seconds: -seconds,
+            nanoseconds: 0,
+        }),
+        _ => {
+            let seconds = seconds.checked_neg()?.checked_sub(1)?;
+            Some(Time {
+                seconds,
+                nanoseconds: 1_000_000_000 - nanoseconds,
+            })
+        }
+    }
+}
+
+fn nanoseconds(fraction: &[u8]) -> Option<u32> {
+    if !fraction.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let digits = fraction.iter().map(|digit| u32::from(digit - b'0'));
+    Some(
+        digits
+            .chain(std::iter::repeat(0))
+            .take(9)
+            .fold(0, |value, digit| value * 10 + digit),
+    )
+}
+
+/// Digits and nothing else.
+pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |value, digit| match digit {
+        b'0'..=b'9' => value.checked_mul(10)?.checked_add(u64::from(digit - b'0')),
+        _ => None,
+    })
+}
+
+fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        if byte == b'%' {
+            let (pair, tail) = rest.split_first_chunk::<2>()?;
+            let [high, low] = pair.map(|digit| char::from(digit).to_digit(16));
+            decoded.push(u8::try_from(high? * 16 + low?).ok()?);
+            rest = tail;
+        } else {
+            decoded.push(byte);
+        }
+    }
+    Some(decoded)
+}
+
+/// RFC 4648 base64; bsdtar leaves out the padding.
+fn base64_decoded(text: &[u8]) -> Option<Vec<u8>> {
+    let padding = text.iter().rev().take_while(|&&byte| byte == b'=').count();
+    let digits = text.get(..text.len().checked_sub(padding)?)?;
+    if padding > 2 || digits.len() % 4 == 1 {
+        return None;
+    }
+    let mut decoded = Vec::with_capacity(digits.len());
+    let (mut bits, mut held) = (0_u32, 0_u32);
+    for digit in digits {
+        bits = (bits << 6 | base64_digit(*digit)?) & 0xff_ffff;
+        held += 6;
+        if held >= 8 {
+            held -= 8;
+            decoded.push(u8::try_from(bits >> held & 0xff).ok()?);
+        }
+    }
+    Some(decoded)
+}
+
+fn base64_digit(digit: u8) -> Option<u32> {
+    let value = match digit {
+        b'A'..=b'Z' => digit - b'A',
+        b'a'..=b'z' => digit - b'a' + 26,
+        b'0'..=b'9' => digit - b'0' + 52,
+        b'+' => 62,
+        b'/' => 63,
+        _ => return None,
+    };
+    Some(u32::from(value))
+}
+
+const SCHILY_XATTR: &[u8] = b"SCHILY.xattr.";
+const LIBARCHIVE_XATTR: &[u8] = b"LIBARCHIVE.xattr.";
+const GNU_SPARSE: &[u8] = b"GNU.sparse.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_every_keyword_it_knows() {
+        let records: [(&[u8], &[u8]); 10] = [
+            (b"uid", b"70000"),
+            (b"gid", b"1234"),
+            (b"mtime", b"1700000000.12345"),
+            (b"size", b"0000000001"),
+            (b"path", b"ab"),
+            (b"linkpath", b"b"),
+            (b"comment", b"x"),
+            (b"SCHILY.xattr.user.e", b"\0\n=\xff"),
+            (b"LIBARCHIVE.xattr.user.%61b", b"aGk/Pw=="),
+            (b"SCHILY.xattr.user.z", b""),
+        ];
+        let mut body = Vec::new();
+        for (key, value) in records {
+            // All of these are long enough for a length of two digits.
+            let total = key.len() + value.len() + 5;
+            body.extend([total.to_string().as_bytes(), b" ", key, b"=", value, b"\n"].concat());
+        }
+        let extended = Extended::parse(&body, 0).unwrap();
+        let xattr = |name: &[u8], value: &[u8]| Xattr {
+            name: name.into(),
+            value: value.into(),
+        };
+        assert_eq!(
+            (extended.uid, extended.gid, extended.size),
+            (Some(70000), Some(1234), Some(1))
+        );
+        let time = Time {
+            seconds: 1_700_000_000,
+            nanoseconds: 123_450_000,
+        };
+        assert_eq!(extended.modified, Some(time));
+        assert_eq!(extended.path.as_deref(), Some(&b"ab"[..]));
+        assert_eq!(extended.linkpath.as_deref(), Some(&b"b"[..]));
+        let expected = [
+            xattr(b"user.e", b"\0\n=\xff"),
+            xattr(b"user.ab", b"hi??"),
+            xattr(b"user.z", b""),
+        ];
+        assert_eq!(extended.xattrs, expected);
+    }
+
+    #[test]
+    fn times_before_1970_have_a_positive_fraction() {
+        let rows: [(&[u8], Option<Time>); 7] = [
+            (
+                b"-1.25",
+                Some(Time {
+                    seconds: -2,
+                    nanoseconds: 750_000_000,
+                }),
+            ),
+            (
+                b"-3",
+                Some(Time {
+                    seconds: -3,
+                    nanoseconds: 0,
+                }),
+            ),
+            (
+                b"0.0000000019",
+                Some(Time {
+                    seconds: 0,
+                    nanoseconds: 1,
+                }),
+            ),
+            (
+                b"7.",
+                Some(Time {
+                    seconds: 7,
+                    nanoseconds: 0,
+                }),
+            ),
+            (b".5", None),
+            (b"1e9", None),
+            (b"9223372036854775808", None),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(time(text), expected, "{}", text.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn refuses_malformed_records() {
+        let rows: [(&str, &[u8]); 9] = [
+            ("no length", b"path=a\n"),
+            ("too short", b"9 path=a\n"),
+            ("too long", b"11 path=a\n"),
+            ("no newline", b"10 path=ab"),
+            ("no equals", b"7 path\n"),
+            ("no key", b"6 =ab\n"),
+            ("signed length", b"+9 path=a\n"),
+            ("length overflows", b"99999999999999999999999 path=a\n"),
+            ("zeros for filling", b"\0\0\0\0"),
+        ];
+        for (row, body) in rows {
+            let error = Extended::parse(body, 512).unwrap_err();
+            assert!(
+                matches!(
+                    error,
+                    Error::Pax {
+                        offset: 512,
+                        fault: PaxFault::Record { at: 0 }
+                    }
+                ),
+                "{row}: {error:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn refuses_values_out_of_range() {
+        let rows: [(&[u8], &[u8]); 8] = [
+            (b"10 uid=-1\n", b"uid"),
+            (b"18 uid=4294967295\n", b"uid"),
+            (b"18 gid=4294967296\n", b"gid"),
+            (b"28 size=9223372036854775808\n", b"size"),
+            (b"11 size=-1\n", b"size"),
+            (b"12 path=a\0b\n", b"path"),
+            (b"13 mtime=1.x\n", b"mtime"),
+            (b"19 SCHILY.xattr.=a\n", b"SCHILY.xattr."),
+        ];
+        for (body, expected) in rows {
+            let error = Extended::parse(body, 0).unwrap_err();
+            let Error::Pax {
+                fault: PaxFault::Value { key },
+                ..
+            } = error
+            else {
+                panic!("{}: {error:?}", body.escape_ascii())
+            };
+            assert_eq!(key.as_bytes(), expected);
+        }
+    }
+
+    #[test]
+    fn a_global_header_sets_nothing_that_is_an_entrys_own() {
+        let mut global = Extended::default();
+        global
+            .merge_global(b"11 uid=123\n13 comment=x\n", 0)
+            .unwrap();
+        assert_eq!(global.uid, Some(123));
+        for key in [
+            "path",
+            "linkpath",
+            "size",
+            "SCHILY.xattr.user.a",
+            "GNU.sparse.major",
+        ] {
+            let record = format!("{key}=1\n");
+            let body = format!("{} {record}", record.len() + 3);
+            let error = global.merge_global(body.as_bytes(), 0).unwrap_err();
+            assert!(
+                matches!(&error, Error::Pax { fault: PaxFault::Global { key: found }, .. }
+                    if found.as_bytes() == key.as_bytes()),
+                "{key}: {error:?}"
+            );
+        }
+    }
+}

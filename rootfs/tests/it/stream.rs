@@ -1,0 +1,266 @@
+//! The blob around the archive: sizes, digests, and sources that misbehave.
+
+use std::io::{self, BufRead, BufReader, Read};
+
+use policy::{Algorithm, Digest};
+use rootfs::Error;
+
+use crate::kit::{Blob, GZIP, PLAIN, Scratch, Tar, ZSTD, gzip};
+
+fn archive() -> Vec<u8> {
+    Tar::new()
+        .dir("dir")
+        .file("dir/file", &[7; 1500])
+        .symlink("link", "dir/file")
+        .end()
+}
+
+#[test]
+fn unpacks_every_compression_and_digest() {
+    let scratch = Scratch::new();
+    let archive = archive();
+    let members = [gzip(&archive[..700]), gzip(&archive[700..])].concat();
+    let mut blobs = vec![
+        Blob::plain(archive.clone()),
+        Blob::gzip(&archive),
+        Blob::zstd(&archive),
+        Blob::new(members, GZIP, &archive),
+    ];
+    for algorithm in [Algorithm::Sha384, Algorithm::Sha512] {
+        let mut blob = Blob::zstd(&archive);
+        blob.digest = Digest::of(algorithm, &blob.bytes);
+        blobs.push(blob);
+    }
+    for blob in blobs {
+        let tree = scratch.unpack(&blob).unwrap();
+        assert_eq!(tree.names(), ["dir", "dir/file", "link"]);
+    }
+}
+
+#[test]
+fn a_cut_at_any_block_is_an_error() {
+    let scratch = Scratch::new();
+    let archive = archive();
+    for cut in (0..archive.len()).step_by(512).chain([archive.len() - 1]) {
+        let mut blob = Blob::plain(archive.clone());
+        blob.bytes.truncate(cut);
+        let error = scratch.unpack(&blob).unwrap_err();
+        let cut = u64::try_from(cut).unwrap();
+        assert!(
+            matches!(error, Error::BlobTooShort { expected, found } if found == cut && expected == blob.size),
+            "{cut}: {error:?}"
+        );
+    }
+    let whole = Blob::gzip(&archive);
+    for cut in 0..whole.bytes.len() {
+        let mut blob = whole.clone();
+        blob.bytes.truncate(cut);
+        let error = scratch.unpack(&blob).unwrap_err();
+        assert!(
+            matches!(error, Error::BlobTooShort { .. }),
+            "{cut}: {error:?}"
+        );
+    }
+}
+
+/// Cut before it was hashed: all digests hold, and still it is no archive.
+#[test]
+fn an_archive_cut_by_its_author_is_an_error_within_entries() {
+    let scratch = Scratch::new();
+    let archive = archive();
+    // Header, header, three blocks of content.
+    for cut in [100, 512 + 100, 1024, 1024 + 1, 1024 + 512, 1024 + 1499] {
+        let blob = Blob::gzip(&archive[..cut]);
+        let error = scratch.unpack(&blob).unwrap_err();
+        assert!(matches!(error, Error::Truncated { .. }), "{cut}: {error:?}");
+    }
+    // Between entries there is nothing to tell it from an archive without an end mark.
+    assert_eq!(
+        scratch
+            .unpack(&Blob::gzip(&archive[..512]))
+            .unwrap()
+            .names(),
+        ["dir"]
+    );
+}
+
+#[test]
+fn refuses_other_bytes_than_those_approved() {
+    let scratch = Scratch::new();
+    let archive = archive();
+    let other = Tar::new().file("other", b"").end();
+
+    let mut blob = Blob::gzip(&archive);
+    blob.diff_id = Digest::sha256_of(&other);
+    let error = scratch.unpack(&blob).unwrap_err();
+    let Error::DiffId { expected, found } = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(
+        (expected, found),
+        (Digest::sha256_of(&other), Digest::sha256_of(&archive))
+    );
+
+    let mut blob = Blob::plain(archive.clone());
+    blob.digest = Digest::sha256_of(&other);
+    let error = scratch.unpack(&blob).unwrap_err();
+    let Error::BlobDigest { expected, found } = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(
+        (expected, found),
+        (Digest::sha256_of(&other), Digest::sha256_of(&archive))
+    );
+
+    let mut blob = Blob::plain(archive.clone());
+    blob.size -= 1;
+    let error = scratch.unpack(&blob).unwrap_err();
+    assert!(
+        matches!(error, Error::BlobTooLong { expected } if expected == blob.size),
+        "{error:?}"
+    );
+
+    let error = scratch
+        .unpack(&Blob::new(gzip(&archive), ZSTD, &archive))
+        .unwrap_err();
+    assert!(matches!(error, Error::Inflate { .. }), "{error:?}");
+    let error = scratch
+        .unpack(&Blob::new(gzip(&archive), PLAIN, &archive))
+        .unwrap_err();
+    assert!(
+        matches!(error, Error::Truncated { .. } | Error::Header { .. }),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn every_flipped_byte_is_an_error() {
+    let scratch = Scratch::new();
+    for blob in [Blob::gzip(&archive()), Blob::zstd(&archive())] {
+        for at in 0..blob.bytes.len() {
+            let mut damaged = blob.clone();
+            damaged.bytes[at] ^= 0x10;
+            scratch.unpack(&damaged).expect_err("a damaged blob");
+        }
+    }
+}
+
+#[test]
+fn what_follows_the_archive_counts_but_is_not_unpacked() {
+    let scratch = Scratch::new();
+    let mut content = archive();
+    content.extend_from_slice(&[0; 10_240]);
+    content.extend_from_slice(&Tar::new().file("hidden", b"").end());
+    for blob in [Blob::gzip(&content), Blob::zstd(&content)] {
+        assert_eq!(
+            scratch.unpack(&blob).unwrap().names(),
+            ["dir", "dir/file", "link"]
+        );
+    }
+    // The digest is that of all of it.
+    let mut blob = Blob::gzip(&content);
+    blob.diff_id = Digest::sha256_of(&archive());
+    let error = scratch.unpack(&blob).unwrap_err();
+    assert!(matches!(error, Error::DiffId { .. }), "{error:?}");
+}
+
+#[test]
+fn an_endless_source_is_cut_at_its_size() {
+    let scratch = Scratch::new();
+    let blob = Blob::plain(archive());
+    let endless = BufReader::new(blob.bytes.chain(io::repeat(0)));
+    let error = scratch
+        .unpack_from(&Blob::plain(archive()), endless)
+        .unwrap_err();
+    assert!(matches!(error, Error::BlobTooLong { .. }), "{error:?}");
+}
+
+/// Every stage may be the one that fails while the others wait for it.
+#[test]
+fn a_failure_anywhere_ends_everywhere() {
+    let scratch = Scratch::new();
+    let large = Tar::new().file("large", &noise(8 << 20)).end();
+    let evil = Tar::new()
+        .file("../evil", b"")
+        .file("large", &noise(8 << 20))
+        .end();
+
+    let error = scratch.unpack(&Blob::gzip(&evil)).unwrap_err();
+    assert!(matches!(error, Error::ParentComponent { .. }), "{error:?}");
+
+    let mut blob = Blob::gzip(&large);
+    blob.bytes[1 << 20] ^= 1;
+    let error = scratch.unpack(&blob).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::Inflate { .. } | Error::BlobDigest { .. } | Error::DiffId { .. }
+        ),
+        "{error:?}"
+    );
+
+    let blob = Blob::gzip(&large);
+    let broken = BufReader::new(blob.bytes.as_slice().take(3 << 20).chain(Broken));
+    let error = scratch.unpack_from(&blob, broken).unwrap_err();
+    let Error::Read(source) = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(source.kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_source_of_single_bytes_is_as_good() {
+    let scratch = Scratch::new();
+    let blob = Blob::gzip(&archive());
+    let tree = scratch.unpack_from(&blob, Trickle(&blob.bytes)).unwrap();
+    assert_eq!(tree.names(), ["dir", "dir/file", "link"]);
+}
+
+#[test]
+fn an_empty_layer_is_a_layer() {
+    let scratch = Scratch::new();
+    for content in [vec![], vec![0; 1024], Tar::new().dir("./").end()] {
+        let tree = scratch.unpack(&Blob::gzip(&content)).unwrap();
+        assert_eq!(tree.names(), [""; 0]);
+        assert!(tree.line("").starts_with("040755 0:0"), "{}", tree.line(""));
+    }
+}
+
+struct Broken;
+
+impl Read for Broken {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::ConnectionReset.into())
+    }
+}
+
+struct Trickle<'a>(&'a [u8]);
+
+impl Read for Trickle<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.fill_buf()?.read(buffer)?;
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+impl BufRead for Trickle<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        Ok(&self.0[..self.0.len().min(1)])
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.0 = &self.0[count..];
+    }
+}
+
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut step = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[3]
+    };
+    (0..length).map(|_| step()).collect()
+}
