@@ -1,0 +1,317 @@
+//! One exchange over HTTP: deadlines, caps, retries of broken connections. The only file that knows
+//! the HTTP library.
+
+use std::error::Error as StdError;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use reqwest::header::{CONTENT_TYPE, COOKIE, DATE, HeaderName, SET_COOKIE};
+use reqwest::{Certificate, Client, Proxy, redirect};
+use url::{Host, Url};
+
+use crate::config::{KbsConfig, Timeouts, without_user};
+use crate::error::{ConfigError, Error, Unreachability};
+use crate::handshake::{Answer, Method, Request};
+
+/// A client bound to one KBS.
+#[derive(Debug)]
+pub(crate) struct Transport {
+    http: Client,
+    /// Address of the KBS without a slash at the end.
+    base: String,
+    authenticated: bool,
+    own_roots: bool,
+    timeouts: Timeouts,
+    max_response_bytes: usize,
+}
+
+impl Transport {
+    pub(crate) fn new(config: &KbsConfig) -> Result<Self, ConfigError> {
+        check_url(&config.url)?;
+        Ok(Self {
+            http: http_client(config)?,
+            base: without_user(&config.url),
+            authenticated: config.url.scheme() == "https"
+                || (is_loopback(&config.url) && config.proxy.is_none()),
+            own_roots: !config.root_certificates.is_empty(),
+            timeouts: config.timeouts,
+            max_response_bytes: config.max_response_bytes,
+        })
+    }
+
+    /// Whether nobody but the KBS can have answered: TLS, or no network in between.
+    pub(crate) fn authenticated(&self) -> bool {
+        self.authenticated
+    }
+
+    /// Sends, and reads the whole answer. A connection that fails is tried anew for a while, which
+    /// is harmless for every request of the protocol.
+    pub(crate) async fn exchange(&self, request: &Request) -> Result<Answer, Error> {
+        let url = format!("{}{}", self.base, request.path());
+        let total = self.timeouts.total;
+        match tokio::time::timeout(total, self.attempts(request, &url)).await {
+            Ok(outcome) => outcome,
+            Err(elapsed) => Err(Error::Unreachable {
+                url,
+                reason: Unreachability::Timeout(total),
+                source: Arc::new(elapsed),
+            }),
+        }
+    }
+
+    async fn attempts(&self, request: &Request, url: &str) -> Result<Answer, Error> {
+        let started = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let error = match self.attempt(request, url).await {
+                Err(error @ Error::Unreachable { .. }) => error,
+                outcome => return outcome,
+            };
+            if started.elapsed().saturating_add(pause) >= self.timeouts.retry {
+                return Err(error);
+            }
+            tracing::debug!(url, %error, "connection to the KBS failed, trying again");
+            tokio::time::sleep(jittered(pause)).await;
+            pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn attempt(&self, request: &Request, url: &str) -> Result<Answer, Error> {
+        let target = match request.query() {
+            Some(query) => format!("{url}?{query}"),
+            None => url.to_owned(),
+        };
+        let mut builder = match request.method() {
+            Method::Get => self.http.get(target),
+            Method::Post => self
+                .http
+                .post(target)
+                .header(CONTENT_TYPE, "application/json")
+                .body(request.body().to_vec()),
+        };
+        if let Some(cookie) = request.cookie() {
+            builder = builder.header(COOKIE, cookie);
+        }
+        let response = builder
+            .send()
+            .await
+            .map_err(|error| self.classify(error, url))?;
+        self.read(response, url).await
+    }
+
+    async fn read(&self, mut response: reqwest::Response, url: &str) -> Result<Answer, Error> {
+        let limit = self.max_response_bytes;
+        let too_large = || Error::TooLarge {
+            url: url.to_owned(),
+            limit,
+        };
+        let mut answer = Answer {
+            url: url.to_owned(),
+            received: Instant::now(),
+            status: response.status().as_u16(),
+            set_cookie: texts(&response, &SET_COOKIE),
+            date: texts(&response, &DATE).pop(),
+            body: Vec::new(),
+        };
+        let announced = response.content_length().map(usize::try_from);
+        if announced.is_some_and(|length| length.is_ok_and(|length| length > limit)) {
+            return Err(too_large());
+        }
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| self.classify(error, url))?
+        {
+            if chunk.len() > limit.saturating_sub(answer.body.len()) {
+                return Err(too_large());
+            }
+            answer.body.extend_from_slice(&chunk);
+        }
+        Ok(answer)
+    }
+
+    fn classify(&self, error: reqwest::Error, url: &str) -> Error {
+        let error = error.without_url();
+        if let Some(cause) = find::<rustls::Error>(&error) {
+            let (url, hint) = (url.to_owned(), self.hint(cause));
+            return Error::Tls {
+                url,
+                reason: cause.to_string(),
+                hint,
+            };
+        }
+        let reason = if error.is_timeout() {
+            let connecting = error.is_connect();
+            Unreachability::Timeout(if connecting {
+                self.timeouts.connect
+            } else {
+                self.timeouts.total
+            })
+        } else if is_refused(&error) {
+            Unreachability::Refused
+        } else if error.is_connect() && chain(&error).any(|cause| cause.to_string() == "dns error")
+        {
+            Unreachability::Dns
+        } else {
+            Unreachability::Broken
+        };
+        Error::Unreachable {
+            url: url.to_owned(),
+            reason,
+            source: Arc::new(error),
+        }
+    }
+
+    fn hint(&self, cause: &rustls::Error) -> &'static str {
+        use rustls::CertificateError as Certificate;
+        let rustls::Error::InvalidCertificate(fault) = cause else {
+            return "the port may not speak TLS, or the two sides share no version of it";
+        };
+        match fault {
+            // Another root of the same name gives a signature that does not fit.
+            Certificate::UnknownIssuer | Certificate::BadSignature if self.own_roots => {
+                "none of the configured root certificates has issued its certificate"
+            }
+            Certificate::UnknownIssuer | Certificate::BadSignature => {
+                "the system's roots have not issued its certificate; configure the root that has"
+            }
+            Certificate::Expired
+            | Certificate::ExpiredContext { .. }
+            | Certificate::NotValidYet
+            | Certificate::NotValidYetContext { .. } => {
+                "either its certificate or the clock of this machine is wrong"
+            }
+            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => {
+                "its certificate is for other names than the host in the configured URL"
+            }
+            other if other.to_string().contains("CaUsedAsEndEntity") => {
+                "it presents a CA certificate as its own; let that CA issue one for the host"
+            }
+            _ => "its certificate is not acceptable",
+        }
+    }
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+fn check_url(url: &Url) -> Result<(), ConfigError> {
+    let problem = match url {
+        _ if !matches!(url.scheme(), "http" | "https") => "another scheme",
+        _ if !url.username().is_empty() || url.password().is_some() => "a user name",
+        _ if url.query().is_some() => "a query",
+        _ if url.fragment().is_some() => "a fragment",
+        _ => return Ok(()),
+    };
+    Err(ConfigError::Url {
+        url: without_user(url),
+        problem,
+    })
+}
+
+fn http_client(config: &KbsConfig) -> Result<Client, ConfigError> {
+    let mut builder = Client::builder()
+        .user_agent(&config.user_agent)
+        .connect_timeout(config.timeouts.connect)
+        .redirect(redirect::Policy::none())
+        .referer(false)
+        .no_proxy()
+        // So that "loopback" is a fact, not what a resolver says.
+        .resolve_to_addrs("localhost", &LOCALHOST);
+    if let Some(proxy) = &config.proxy {
+        let refused = |error: reqwest::Error| ConfigError::Proxy {
+            reason: sentence(&error),
+        };
+        builder = builder.proxy(Proxy::all(proxy.clone()).map_err(refused)?);
+    }
+    // Without TLS the roots of the system are not needed, and may be missing.
+    if !config.root_certificates.is_empty() || config.url.scheme() == "http" {
+        builder = builder.tls_certs_only(root_certificates(&config.root_certificates)?);
+    }
+    builder.build().map_err(|error| ConfigError::Client {
+        reason: sentence(&error),
+    })
+}
+
+const LOCALHOST: [SocketAddr; 2] = [
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+    SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::LOCALHOST), 0),
+];
+
+fn root_certificates(bundles: &[Vec<u8>]) -> Result<Vec<Certificate>, ConfigError> {
+    let mut roots = Vec::new();
+    for bundle in bundles {
+        let found = Certificate::from_pem_bundle(bundle).map_err(|error| {
+            ConfigError::RootCertificates {
+                problem: sentence(&error),
+            }
+        })?;
+        if found.is_empty() {
+            let problem = format!("no certificate in {} bytes", bundle.len());
+            return Err(ConfigError::RootCertificates { problem });
+        }
+        roots.extend(found);
+    }
+    Ok(roots)
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
+
+/// Between half of the pause and all of it, so that guests that start together do not come back
+/// together. Without randomness it is all of it.
+fn jittered(pause: Duration) -> Duration {
+    let mut byte = [0];
+    if aws_lc_rs::rand::fill(&mut byte).is_err() {
+        return pause;
+    }
+    pause.mul_f64(0.5 + f64::from(byte[0]) / 512.0)
+}
+
+fn texts(response: &reqwest::Response, name: &HeaderName) -> Vec<String> {
+    let values = response.headers().get_all(name).iter();
+    values
+        .filter_map(|value| value.to_str().ok())
+        .map(str::to_owned)
+        .collect()
+}
+
+fn is_refused(error: &reqwest::Error) -> bool {
+    find::<io::Error>(error).is_some_and(|cause| cause.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// The errors beneath `error`, outermost first. What an [`io::Error`] wraps is not among its
+/// sources, and is visited too.
+fn chain<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error| beneath(*error))
+}
+
+fn beneath<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    match error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref)
+    {
+        Some(wrapped) => Some(wrapped),
+        None => error.source(),
+    }
+}
+
+fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+    chain(error).find_map(|cause| cause.downcast_ref())
+}
+
+/// The whole chain in one line, without URLs.
+fn sentence(error: &reqwest::Error) -> String {
+    let texts: Vec<String> = chain(error).map(ToString::to_string).collect();
+    texts.join(": ")
+}
