@@ -1,0 +1,394 @@
+//! A bundle: `rootfs`, where the layers of an approved image are mounted, and `config.json`.
+//!
+//! Until a bundle is delivered, whatever was made for it is held by values that take it away again
+//! when they are dropped; what a killed process leaves behind, [`Store::recover`] takes away.
+
+mod path;
+mod place;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use policy::{Approved, Image};
+use rustix::fs::{fgetxattr, fstatvfs};
+use rustix::io::Errno;
+
+pub(crate) use self::path::BundlePath;
+pub use self::path::BundlePathError;
+use self::place::Place;
+pub(crate) use self::place::remove_half_made;
+use crate::handle::{is_disk_full, names, open_directory};
+use crate::mount::{Attached, Detached, Lower, MountError, Overlay};
+use crate::spec::{Spec, SpecError};
+use crate::store::{
+    BundleRecord, OverlayDirectory, Progress, Store, StoreError, StoredLayer, copy_attributes,
+    link_tree,
+};
+use crate::user::{self, UserError};
+
+/// A mounted bundle, taken down when it is dropped without having been delivered.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Bundle {
+    // In the order in which they must go.
+    mounted: Attached,
+    place: Place,
+    overlay: OverlayDirectory,
+    record: BundleRecord,
+}
+
+/// Why there is no bundle. In-guest paths are in fields of their own.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BundleError {
+    /// The caller's fault: no bundle can be there.
+    #[error(transparent)]
+    Path(#[from] BundlePathError),
+
+    /// The caller's fault, or an earlier call was answered after all.
+    #[error("{} holds a bundle already: it has a {what}", path.display())]
+    Exists {
+        /// The bundle's directory.
+        path: PathBuf,
+        /// `config.json` or `rootfs`.
+        what: &'static str,
+    },
+
+    /// The caller's fault: another call is making a bundle there.
+    #[error("another bundle is being made in {}", path.display())]
+    Busy {
+        /// The bundle's directory.
+        path: PathBuf,
+    },
+
+    /// The guest is too small for the image, or other things fill it.
+    #[error("no space left in {}", path.display())]
+    DiskFull {
+        /// The file or directory that was being written.
+        path: PathBuf,
+    },
+
+    /// The kernel will not mount the layers.
+    #[error("mount of {layers} layers")]
+    Mount {
+        /// The number of layers.
+        layers: usize,
+        /// Why not.
+        source: MountError,
+    },
+
+    /// The image's fault: its user cannot be resolved.
+    #[error("user of the image")]
+    User(#[source] UserError),
+
+    /// The image's fault: its config makes no runtime configuration.
+    #[error("runtime configuration")]
+    Spec(#[source] SpecError),
+
+    /// A runtime configuration or a decision cannot be written as JSON: a defect.
+    #[error("JSON")]
+    Json(#[source] serde_json::Error),
+
+    /// The layers handed in are not those of the image: a defect.
+    #[error("layer {index} is not the one of the image, which has {count}")]
+    WrongLayer {
+        /// Which one, from 0 at the bottom.
+        index: usize,
+        /// How many layers the image has.
+        count: usize,
+    },
+
+    /// The store cannot be used.
+    #[error("store")]
+    Store(#[source] StoreError),
+
+    /// A file system does not do what is needed.
+    #[error("{action} {}", path.display())]
+    Io {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// Why it did not work.
+        source: io::Error,
+    },
+}
+
+/// Mounts `layers`, which are those of `image` bottom first, at `<path>/rootfs`, and writes
+/// `<path>/config.json`.
+///
+/// Every layer has to be the one that `image` names by blob digest and `diff_id`.
+pub(crate) fn assemble(
+    store: &Store,
+    image: &Approved<Image>,
+    layers: &[StoredLayer],
+    path: &BundlePath,
+) -> Result<Bundle, BundleError> {
+    check_layers(store, image, layers)?;
+    let walk = path.walk(store.root())?;
+    let mut record = store.new_record().map_err(store_error)?;
+    path.as_path().clone_into(&mut record.bundle);
+    record.made = walk.to_make();
+    record.manifest_digest = image.manifest_digest().to_string();
+    record.layers = layers.iter().map(|layer| layer.key().to_owned()).collect();
+    record.decision = serde_json::to_value(image.decision()).map_err(BundleError::Json)?;
+
+    let overlay = OverlayDirectory::create(store, &record).map_err(store_error)?;
+    let mut place = Place::make(path, walk)?;
+    let detached = mount(store, &overlay, layers)?;
+    let user = user::resolve(&image.config().config.user, detached.root());
+    let user = user.map_err(BundleError::User)?;
+    let spec = Spec::new(image.config(), user).map_err(BundleError::Spec)?;
+    let spec = serde_json::to_vec_pretty(&spec).map_err(BundleError::Json)?;
+    place.write_config(&spec, |config| {
+        record.config = Some(config);
+        overlay.write(&record).map_err(store_error)
+    })?;
+    let mounted = detached
+        .attach(place.rootfs())
+        .map_err(mount_error(&overlay, layers.len()))?;
+    Ok(Bundle {
+        mounted,
+        place,
+        overlay,
+        record,
+    })
+}
+
+impl Bundle {
+    /// Hands the bundle over: from here on it stays, whatever becomes of this process.
+    pub(crate) fn deliver(mut self) -> Result<(), BundleError> {
+        self.record.progress = Progress::Delivered;
+        self.overlay.write(&self.record).map_err(store_error)?;
+        let Self {
+            mounted,
+            place,
+            overlay,
+            record: _,
+        } = self;
+        mounted.keep();
+        place.keep();
+        overlay.keep();
+        Ok(())
+    }
+}
+
+impl BundleError {
+    fn io<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Self + use<'a> {
+        move |source| {
+            let path = path.to_owned();
+            if is_disk_full(&source) {
+                Self::DiskFull { path }
+            } else {
+                Self::Io {
+                    action,
+                    path,
+                    source,
+                }
+            }
+        }
+    }
+}
+
+fn store_error(error: StoreError) -> BundleError {
+    match error {
+        StoreError::DiskFull { path } => BundleError::DiskFull { path },
+        other => BundleError::Store(other),
+    }
+}
+
+fn check_layers(
+    store: &Store,
+    image: &Approved<Image>,
+    layers: &[StoredLayer],
+) -> Result<(), BundleError> {
+    let expected = image.layers();
+    let count = expected.len();
+    if layers.len() != count {
+        return Err(BundleError::WrongLayer {
+            index: layers.len().min(count),
+            count,
+        });
+    }
+    for (index, (stored, layer)) in layers.iter().zip(expected).enumerate() {
+        if !store.is_tree_of(stored, &layer) {
+            return Err(BundleError::WrongLayer { index, count });
+        }
+    }
+    Ok(())
+}
+
+fn mount(
+    store: &Store,
+    directory: &OverlayDirectory,
+    layers: &[StoredLayer],
+) -> Result<Detached, BundleError> {
+    let upper = directory.directory(UPPER).map_err(store_error)?;
+    let work = directory.directory("work").map_err(store_error)?;
+    directory.directory(SCRATCH).map_err(store_error)?;
+    let stack = Stack::new(store, directory, layers)?;
+    stack.copy_root_attributes(layers, upper.as_fd())?;
+    let lowers = stack.lowers();
+    let source = directory.mount_source();
+    let overlay = Overlay {
+        source: &source,
+        lowers: &lowers,
+        upper: upper.as_fd(),
+        work: work.as_fd(),
+    };
+    overlay
+        .mount(&Lower {
+            parent: directory.handle(),
+            name: SCRATCH,
+        })
+        .map_err(mount_error(directory, lowers.len()))
+}
+
+/// The directories to mount, topmost first.
+struct Stack<'a> {
+    store: &'a Store,
+    directory: &'a OverlayDirectory,
+    levels: Vec<Level<'a>>,
+}
+
+enum Level<'a> {
+    /// A tree of the store.
+    Stored(&'a str),
+    /// A directory of the bundle's own.
+    Own(String),
+}
+
+impl<'a> Stack<'a> {
+    /// One directory for each layer that makes a difference.
+    fn new(
+        store: &'a Store,
+        directory: &'a OverlayDirectory,
+        layers: &'a [StoredLayer],
+    ) -> Result<Self, BundleError> {
+        let mut stack = Self {
+            store,
+            directory,
+            levels: Vec::new(),
+        };
+        let mut seen: Vec<&str> = Vec::new();
+        for layer in layers.iter().rev() {
+            let tree = stack.open(layer)?;
+            let is_empty = names(tree.as_fd())
+                .map_err(stack.io("list", layer))?
+                .is_empty();
+            // The same layer twice in a row is that layer once.
+            if !is_empty && seen.last() != Some(&layer.key()) {
+                stack.add(layer, tree.as_fd(), seen.contains(&layer.key()))?;
+                seen.push(layer.key());
+            }
+            // overlayfs does not look for this mark on the root of a layer.
+            if is_opaque(tree.as_fd()).map_err(stack.io("read the attributes of", layer))? {
+                break;
+            }
+        }
+        if stack.levels.is_empty() {
+            directory.directory(EMPTY).map_err(store_error)?;
+            stack.levels.push(Level::Own(EMPTY.to_owned()));
+        }
+        Ok(stack)
+    }
+
+    fn add(
+        &mut self,
+        layer: &'a StoredLayer,
+        tree: BorrowedFd<'_>,
+        is_repeated: bool,
+    ) -> Result<(), BundleError> {
+        if is_repeated {
+            let name = format!("copy-{}", self.levels.len());
+            link_tree(tree, self.directory.handle(), &name)
+                .map_err(self.io("make a second copy of", layer))?;
+            self.levels.push(Level::Own(name));
+        } else {
+            self.levels.push(Level::Stored(layer.key()));
+        }
+        Ok(())
+    }
+
+    fn lowers(&self) -> Vec<Lower<'_>> {
+        let stored = self.store.layers();
+        let own = self.directory.handle();
+        let levels = self.levels.iter();
+        levels
+            .map(|level| match level {
+                Level::Stored(name) => Lower {
+                    parent: stored,
+                    name,
+                },
+                Level::Own(name) => Lower { parent: own, name },
+            })
+            .collect()
+    }
+
+    /// The root of an overlay has the attributes of the upper directory, so that gets those of the
+    /// topmost layer that says what the root is like.
+    fn copy_root_attributes(
+        &self,
+        layers: &[StoredLayer],
+        upper: BorrowedFd<'_>,
+    ) -> Result<(), BundleError> {
+        let Some(layer) = layers.iter().rev().find(|layer| layer.has_root_entry()) else {
+            let mode = rustix::fs::Mode::from_raw_mode(0o755);
+            let path = self.directory.path().join(UPPER);
+            return rustix::fs::fchmod(upper, mode)
+                .map_err(|error| BundleError::io("change the mode of", &path)(error.into()));
+        };
+        let tree = self.open(layer)?;
+        copy_attributes(tree.as_fd(), upper, |name| {
+            !name.starts_with(b"trusted.overlay.")
+        })
+        .map_err(self.io("copy the attributes of", layer))
+    }
+
+    fn open(&self, layer: &StoredLayer) -> Result<OwnedFd, BundleError> {
+        open_directory(self.store.layers(), layer.key()).map_err(self.io("open", layer))
+    }
+
+    fn io(&self, action: &'static str, layer: &StoredLayer) -> impl FnOnce(Errno) -> BundleError {
+        let path = self.store.layer_path(layer);
+        move |error| BundleError::io(action, &path)(error.into())
+    }
+}
+
+/// Whether whatever lies below the layer is hidden.
+fn is_opaque(tree: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let mut value = [0_u8; 1];
+    match fgetxattr(tree, "trusted.overlay.opaque", &mut value[..]) {
+        Ok(_) => Ok(value == *b"y"),
+        Err(Errno::NODATA) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// A mount that did not work for want of space says so in one way or another.
+fn mount_error(
+    directory: &OverlayDirectory,
+    layers: usize,
+) -> impl FnOnce(MountError) -> BundleError + use<'_> {
+    move |source| {
+        let is_full = || {
+            fstatvfs(directory.handle()).is_ok_and(|disk| disk.f_bavail == 0 || disk.f_favail == 0)
+        };
+        if source.is_disk_full() || (matches!(source, MountError::ReadOnly) && is_full()) {
+            return BundleError::DiskFull {
+                path: directory.path(),
+            };
+        }
+        BundleError::Mount { layers, source }
+    }
+}
+
+const UPPER: &str = "upper";
+
+const SCRATCH: &str = "merged";
+
+const EMPTY: &str = "empty";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,614 @@
+use std::os::unix::fs::{MetadataExt as _, symlink};
+
+use rustix::mount::{MountFlags, UnmountFlags, mount as mount_old, unmount};
+use serde_json::{Value, json};
+
+use super::place::CONFIG;
+use super::*;
+use crate::spec::ROOTFS;
+use crate::store::Recovered;
+use crate::store::fixture::{Fixture, fetch, file, image, layer, list};
+
+/// The layers of a small image: a user database, a setuid program, and a root of its own.
+fn small() -> Vec<Vec<u8>> {
+    vec![
+        layer(&[("./", 0o1751), ("bin/", 0o755), ("bin/su", 0o4755)]),
+        file("etc/passwd", "app:x:5:6::/:/bin/sh\n"),
+    ]
+}
+
+struct Scene {
+    fixture: Fixture,
+    store: Store,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self::on(Fixture::new())
+    }
+
+    fn on(fixture: Fixture) -> Self {
+        let store = fixture.store();
+        Self { fixture, store }
+    }
+
+    fn bundle(&self, name: &str) -> PathBuf {
+        self.fixture.path(name)
+    }
+
+    fn assemble_with(
+        &self,
+        tars: &[Vec<u8>],
+        config: &Value,
+        name: &str,
+    ) -> Result<Bundle, BundleError> {
+        let image = image(tars, config);
+        let layers = fetch(&self.store, &image, tars);
+        let path = BundlePath::parse(&self.bundle(name), &self.fixture.work_dir())?;
+        assemble(&self.store, &image, &layers, &path)
+    }
+
+    fn assemble(&self, tars: &[Vec<u8>], name: &str) -> Result<Bundle, BundleError> {
+        self.assemble_with(tars, &json!({}), name)
+    }
+
+    fn deliver(&self, tars: &[Vec<u8>], name: &str) -> PathBuf {
+        self.assemble(tars, name).unwrap().deliver().unwrap();
+        self.bundle(name)
+    }
+
+    fn assert_nothing_left(&self, what: &str) {
+        assert_eq!(self.fixture.mounts(), [], "{what}");
+        assert_eq!(self.fixture.list("overlay"), [""; 0], "{what}");
+        assert_eq!(self.fixture.list("staging"), [""; 0], "{what}");
+    }
+}
+
+fn read(path: &Path, name: &str) -> String {
+    std::fs::read_to_string(path.join(ROOTFS).join(name)).unwrap()
+}
+
+#[test]
+fn a_bundle_has_the_tree_and_the_configuration_of_its_image() {
+    let scene = Scene::new();
+    let config = json!({ "User": "app", "Cmd": ["/bin/su"] });
+    let bundle = scene
+        .assemble_with(&small(), &config, "deep/er/bundle")
+        .unwrap();
+    let path = scene.bundle("deep/er/bundle");
+    assert_eq!(list(&path), [CONFIG, ROOTFS]);
+    bundle.deliver().unwrap();
+
+    assert_eq!(read(&path, "etc/passwd"), "app:x:5:6::/:/bin/sh\n");
+    let program = path.join(ROOTFS).join("bin/su").metadata().unwrap();
+    assert_eq!(
+        (program.mode(), program.uid(), program.mtime()),
+        (0o104_755, 7, 1000)
+    );
+    let text = std::fs::read(path.join(CONFIG)).unwrap();
+    let spec: Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!(spec["process"]["user"], json!({ "uid": 5, "gid": 6 }));
+    assert_eq!(spec["process"]["args"], json!(["/bin/su"]));
+    let mounts = scene.fixture.mounts();
+    assert_eq!(mounts.len(), 1);
+    let source = format!("image-agent:{}", scene.fixture.list("overlay")[0]);
+    assert_eq!(mounts[0].source, *source);
+}
+
+#[test]
+fn the_root_has_the_attributes_of_the_topmost_layer_that_gives_any() {
+    let scene = Scene::new();
+    let path = scene.deliver(&small(), "given");
+    let root = path.join(ROOTFS).metadata().unwrap();
+    assert_eq!(
+        (root.mode() & 0o7777, root.uid(), root.gid()),
+        (0o1751, 7, 8)
+    );
+    assert_eq!(root.mtime(), 1000);
+
+    let path = scene.deliver(&[file("a", "a")], "not-given");
+    let root = path.join(ROOTFS).metadata().unwrap();
+    assert_eq!(
+        (root.mode() & 0o7777, root.uid(), root.gid()),
+        (0o755, 0, 0)
+    );
+}
+
+#[test]
+fn layers_that_recur_are_mounted_as_often_as_they_matter() {
+    let scene = Scene::new();
+    let a = layer(&[("x", 0o600), ("d/", 0o700), ("d/y", 0o600)]);
+    let b = layer(&[(".wh.x", 0), ("d/.wh..wh..opq", 0), ("b", 0o600)]);
+    let rows: [(&str, Vec<Vec<u8>>, &[&str]); 5] = [
+        ("ab", vec![a.clone(), b.clone()], &["b", "d"]),
+        (
+            "aba",
+            vec![a.clone(), b.clone(), a.clone()],
+            &["b", "d", "x"],
+        ),
+        (
+            "abab",
+            vec![a.clone(), b.clone(), a.clone(), b.clone()],
+            &["b", "d"],
+        ),
+        ("aab", vec![a.clone(), a.clone(), b.clone()], &["b", "d"]),
+        ("bbaa", vec![b.clone(), b, a.clone(), a], &["b", "d", "x"]),
+    ];
+    for (name, layers, expected) in rows {
+        let path = scene.deliver(&layers, name);
+        assert_eq!(list(&path.join(ROOTFS)), expected, "{name}");
+        let has_y = path.join(ROOTFS).join("d/y").exists();
+        assert_eq!(has_y, name.ends_with('a'), "{name}");
+    }
+}
+
+#[test]
+fn an_opaque_root_hides_everything_below() {
+    let scene = Scene::new();
+    let below = layer(&[("./", 0o711), ("below", 0o600)]);
+    let opaque = layer(&[(".wh..wh..opq", 0), ("above", 0o600)]);
+    let path = scene.deliver(&[below, opaque], "bundle");
+    assert_eq!(list(&path.join(ROOTFS)), ["above"]);
+    assert_eq!(path.join(ROOTFS).metadata().unwrap().mode() & 0o7777, 0o711);
+}
+
+#[test]
+fn images_with_nothing_in_them_have_an_empty_root() {
+    let scene = Scene::new();
+    for (name, layers) in [("none", vec![]), ("empty", vec![layer(&[]), layer(&[])])] {
+        let path = scene.deliver(&layers, name);
+        assert_eq!(list(&path.join(ROOTFS)), [""; 0]);
+        std::fs::write(path.join(ROOTFS).join("new"), "").unwrap();
+    }
+}
+
+#[test]
+fn five_hundred_layers_make_a_bundle() {
+    let scene = Scene::new();
+    let tars: Vec<_> = (0..500)
+        .map(|index| file(&format!("file{index}"), "x"))
+        .collect();
+    let path = scene.deliver(&tars, "bundle");
+    assert_eq!(list(&path.join(ROOTFS)).len(), 500);
+}
+
+#[test]
+fn what_is_not_delivered_is_taken_down_to_the_last_directory() {
+    let scene = Scene::new();
+    let before = list(&scene.bundle("."));
+    drop(scene.assemble(&small(), "deep/er/bundle").unwrap());
+    scene.assert_nothing_left("dropped");
+    assert_eq!(list(&scene.bundle(".")), before);
+}
+
+#[test]
+fn an_empty_rootfs_that_was_there_is_used_and_stays() {
+    let scene = Scene::new();
+    std::fs::create_dir_all(scene.bundle("bundle/rootfs")).unwrap();
+    drop(scene.assemble(&small(), "bundle").unwrap());
+    scene.assert_nothing_left("dropped");
+    assert_eq!(list(&scene.bundle("bundle")), [ROOTFS]);
+}
+
+#[test]
+fn a_path_that_holds_a_bundle_is_left_alone() {
+    let scene = Scene::new();
+    let taken = |name: &str, what: &str| {
+        let error = scene.assemble(&small(), name).unwrap_err();
+        assert!(
+            matches!(&error, BundleError::Exists { path, what: found }
+                if *path == scene.bundle(name) && *found == what),
+            "{error:?}"
+        );
+    };
+    let path = scene.deliver(&small(), "delivered");
+    taken("delivered", CONFIG);
+    assert_eq!(read(&path, "bin/su"), "bin/su");
+    std::fs::remove_file(path.join(CONFIG)).unwrap();
+    taken("delivered", ROOTFS);
+    assert_eq!(read(&path, "bin/su"), "bin/su");
+
+    std::fs::create_dir_all(scene.bundle("foreign/rootfs/home")).unwrap();
+    taken("foreign", ROOTFS);
+    assert_eq!(list(&scene.bundle("foreign/rootfs")), ["home"]);
+
+    std::fs::create_dir(scene.bundle("dangling")).unwrap();
+    symlink("/nowhere", scene.bundle("dangling").join(CONFIG)).unwrap();
+    taken("dangling", CONFIG);
+    assert_eq!(list(&scene.bundle("dangling")), [CONFIG]);
+    assert_eq!(scene.fixture.list("overlay").len(), 1);
+}
+
+#[test]
+fn a_rootfs_that_is_no_directory_is_refused() {
+    let scene = Scene::new();
+    std::fs::create_dir_all(scene.bundle("link")).unwrap();
+    std::fs::create_dir_all(scene.bundle("file")).unwrap();
+    symlink("/tmp", scene.bundle("link/rootfs")).unwrap();
+    std::fs::write(scene.bundle("file/rootfs"), "").unwrap();
+    let error = scene.assemble(&small(), "link").unwrap_err();
+    assert!(
+        matches!(&error, BundleError::Path(BundlePathError::Link { component })
+            if *component == scene.bundle("link/rootfs")),
+        "{error:?}"
+    );
+    let error = scene.assemble(&small(), "file").unwrap_err();
+    assert!(
+        matches!(&error, BundleError::Path(BundlePathError::NotDirectory { component })
+            if *component == scene.bundle("file/rootfs")),
+        "{error:?}"
+    );
+    scene.assert_nothing_left("refused");
+    assert_eq!(list(&scene.bundle("link")), [ROOTFS]);
+}
+
+#[test]
+fn an_image_that_cannot_start_leaves_nothing() {
+    let scene = Scene::new();
+    let before = list(&scene.bundle("."));
+    let error = scene
+        .assemble_with(&small(), &json!({ "User": "nobody-here" }), "bundle")
+        .unwrap_err();
+    assert!(
+        matches!(&error, BundleError::User(UserError::UnknownUser { name }) if name == "nobody-here"),
+        "{error:?}"
+    );
+    let config = json!({ "Volumes": { "../up": {} } });
+    let error = scene
+        .assemble_with(&small(), &config, "bundle")
+        .unwrap_err();
+    assert!(
+        matches!(&error, BundleError::Spec(SpecError::Volume { volume }) if volume == "../up"),
+        "{error:?}"
+    );
+    scene.assert_nothing_left("refused");
+    assert_eq!(list(&scene.bundle(".")), before);
+}
+
+#[test]
+fn layers_of_another_image_are_refused() {
+    let scene = Scene::new();
+    let (tars, other) = (small(), vec![small().remove(0), file("other", "")]);
+    let image_of = |tars: &[Vec<u8>]| image(tars, &json!({}));
+    let path = BundlePath::parse(&scene.bundle("bundle"), &scene.fixture.work_dir()).unwrap();
+    let stored = fetch(&scene.store, &image_of(&tars), &tars);
+    let rows = [
+        (image_of(&other), stored.clone(), 1),
+        (image_of(&tars), vec![stored[0].clone()], 1),
+        (
+            image_of(&tars),
+            vec![stored[1].clone(), stored[0].clone()],
+            0,
+        ),
+    ];
+    for (image, layers, wrong) in rows {
+        let error = assemble(&scene.store, &image, &layers, &path).unwrap_err();
+        assert!(
+            matches!(error, BundleError::WrongLayer { index, count: 2 } if index == wrong),
+            "{error:?}"
+        );
+    }
+    scene.assert_nothing_left("refused");
+}
+
+#[test]
+fn a_full_disk_is_told_apart_and_leaves_nothing() {
+    // Room for the layers, but for fewer and fewer of the directories of a bundle.
+    let tars = small();
+    let mut refused = 0;
+    for inodes in 20..40 {
+        let fixture = Fixture::with_disk(&format!("nr_inodes={inodes}"));
+        let scene = Scene::on(fixture);
+        let image = image(&tars, &json!({}));
+        let mut layers = Vec::new();
+        for (layer, tar) in image.layers().zip(&tars) {
+            let Ok(staging) = scene.store.stage() else {
+                break;
+            };
+            let limits = rootfs::Limits::default();
+            let unpacked = rootfs::unpack(&layer, tar.as_slice(), &staging, &limits);
+            let Ok(unpacked) = unpacked else { break };
+            let Ok(stored) = scene.store.publish(&layer, staging, unpacked) else {
+                break;
+            };
+            layers.push(stored);
+        }
+        if layers.len() < tars.len() {
+            continue;
+        }
+        let path = scene.bundle("bundle");
+        let parsed = BundlePath::parse(&path, &scene.fixture.work_dir()).unwrap();
+        match assemble(&scene.store, &image, &layers, &parsed) {
+            Ok(bundle) => drop(bundle),
+            Err(error) => {
+                assert!(
+                    matches!(error, BundleError::DiskFull { .. }),
+                    "{inodes}: {error:?}"
+                );
+                refused += 1;
+            }
+        }
+        assert!(!path.exists(), "{inodes}");
+        scene.assert_nothing_left(&inodes.to_string());
+    }
+    assert!(refused >= 5, "{refused} attempts ran into a full disk");
+}
+
+#[test]
+fn bundles_are_made_side_by_side() {
+    let scene = Scene::new();
+    let tars = small();
+    std::thread::scope(|threads| {
+        let work = |index: usize| {
+            let (scene, tars) = (&scene, &tars);
+            threads.spawn(move || scene.deliver(tars, &format!("bundle{index}")))
+        };
+        let running: Vec<_> = (0..4).map(work).collect();
+        for bundle in running {
+            assert_eq!(read(&bundle.join().unwrap(), "bin/su"), "bin/su");
+        }
+    });
+    assert_eq!(scene.fixture.mounts().len(), 4);
+    assert_eq!(scene.fixture.list("layers").len(), 2);
+}
+
+#[test]
+fn of_two_calls_for_one_path_one_gets_the_bundle() {
+    let scene = Scene::new();
+    let tars = small();
+    for round in 0..20 {
+        let name = format!("parent{round}/bundle");
+        let outcomes = std::thread::scope(|threads| {
+            let call = || threads.spawn(|| scene.assemble(&tars, &name).and_then(Bundle::deliver));
+            let running = [call(), call()];
+            running.map(|call| call.join().unwrap())
+        });
+        let delivered = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+        assert_eq!(delivered, 1, "{outcomes:?}");
+        for error in outcomes.into_iter().filter_map(Result::err) {
+            assert!(
+                matches!(error, BundleError::Busy { .. } | BundleError::Exists { .. }),
+                "{error:?}"
+            );
+        }
+        assert_eq!(read(&scene.bundle(&name), "bin/su"), "bin/su");
+    }
+    assert_eq!(scene.fixture.mounts().len(), 20);
+    assert_eq!(scene.fixture.list("overlay").len(), 20);
+}
+
+/// Where a process may be killed. Whatever it holds is closed without being cleaned up.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Killed {
+    BeforeRecord,
+    AfterRecord,
+    AfterDirectories,
+    WhileMountingByOptions,
+    AfterEmptyConfig,
+    AfterConfig,
+    AfterAttach,
+}
+
+fn kill(scene: &Scene, name: &str, at: Killed) {
+    let path = BundlePath::parse(&scene.bundle(name), &scene.fixture.work_dir()).unwrap();
+    if at == Killed::BeforeRecord {
+        std::fs::create_dir(scene.fixture.work_dir().join("overlay/0123")).unwrap();
+        return;
+    }
+    if at == Killed::AfterAttach {
+        let Bundle {
+            mounted,
+            place,
+            overlay,
+            record,
+        } = scene.assemble(&small(), name).unwrap();
+        assert_eq!(record.progress, Progress::Assembling);
+        mounted.keep();
+        place.keep();
+        overlay.keep();
+        return;
+    }
+    let walk = path.walk(scene.store.root()).unwrap();
+    let mut record = scene.store.new_record().unwrap();
+    record.bundle = path.as_path().to_owned();
+    record.made = walk.to_make();
+    let overlay = OverlayDirectory::create(&scene.store, &record).unwrap();
+    if at != Killed::AfterRecord {
+        let mut place = Place::make(&path, walk).unwrap();
+        match at {
+            Killed::WhileMountingByOptions => mount_scratch(scene, &overlay),
+            Killed::AfterEmptyConfig => place.write_config(b"", |_unrecorded| Ok(())).unwrap(),
+            Killed::AfterConfig => {
+                let claim = |config| {
+                    record.config = Some(config);
+                    overlay.write(&record).map_err(store_error)
+                };
+                place.write_config(b"{}", claim).unwrap();
+            }
+            _ => {}
+        }
+        place.keep();
+    }
+    overlay.keep();
+}
+
+fn mount_scratch(scene: &Scene, overlay: &OverlayDirectory) {
+    for part in [UPPER, "work", SCRATCH, EMPTY] {
+        overlay.directory(part).unwrap();
+    }
+    let base = scene
+        .fixture
+        .work_dir()
+        .join("overlay")
+        .join(&scene.fixture.list("overlay")[0]);
+    let options = format!("lowerdir={}", base.join(EMPTY).display());
+    let options = options + &format!(",upperdir={0}/{UPPER},workdir={0}/work", base.display());
+    let options = std::ffi::CString::new(options).unwrap();
+    let source = overlay.mount_source();
+    let flags = MountFlags::empty();
+    mount_old(
+        source,
+        base.join(SCRATCH),
+        "overlay",
+        flags,
+        options.as_c_str(),
+    )
+    .unwrap();
+    assert_eq!(scene.fixture.mounts().len(), 1);
+}
+
+const KILLED: [Killed; 7] = [
+    Killed::BeforeRecord,
+    Killed::AfterRecord,
+    Killed::AfterDirectories,
+    Killed::WhileMountingByOptions,
+    Killed::AfterEmptyConfig,
+    Killed::AfterConfig,
+    Killed::AfterAttach,
+];
+
+#[test]
+fn whatever_a_killed_process_leaves_is_removed() {
+    for at in KILLED {
+        let scene = Scene::new();
+        kill(&scene, "made/bundle", at);
+        let expected = match at {
+            Killed::BeforeRecord => Recovered {
+                bundles_reclaimed: 1,
+                ..Recovered::default()
+            },
+            _ => Recovered {
+                half_made_removed: 1,
+                ..Recovered::default()
+            },
+        };
+        assert_eq!(scene.fixture.store().recover().unwrap(), expected, "{at:?}");
+        scene.assert_nothing_left(&format!("{at:?}"));
+        assert_eq!(list(&scene.bundle(".")), ["work"], "{at:?}");
+        // And the path is free again.
+        scene.deliver(&small(), "made/bundle");
+    }
+}
+
+#[test]
+fn what_stood_at_the_path_before_survives_the_removal() {
+    for at in KILLED {
+        let scene = Scene::new();
+        std::fs::create_dir_all(scene.bundle("theirs/bundle/rootfs")).unwrap();
+        kill(&scene, "theirs/bundle", at);
+        scene.fixture.store().recover().unwrap();
+        scene.assert_nothing_left(&format!("{at:?}"));
+        assert_eq!(list(&scene.bundle("theirs/bundle")), [ROOTFS], "{at:?}");
+    }
+}
+
+#[test]
+fn a_bundle_made_since_at_the_same_path_survives_the_removal() {
+    for at in [Killed::AfterRecord, Killed::AfterDirectories] {
+        let scene = Scene::new();
+        kill(&scene, "bundle", at);
+        let path = scene.deliver(&small(), "bundle");
+        let expected = Recovered {
+            half_made_removed: 1,
+            bundles_kept: 1,
+            ..Recovered::default()
+        };
+        assert_eq!(scene.fixture.store().recover().unwrap(), expected, "{at:?}");
+        assert_eq!(read(&path, "bin/su"), "bin/su");
+        assert_eq!(list(&path), [CONFIG, ROOTFS], "{at:?}");
+    }
+}
+
+#[test]
+fn what_is_being_made_by_another_process_is_left_alone() {
+    let scene = Scene::new();
+    let bundle = scene.assemble(&small(), "bundle").unwrap();
+    assert_eq!(
+        scene.fixture.store().recover().unwrap(),
+        Recovered::default()
+    );
+    bundle.deliver().unwrap();
+    assert_eq!(read(&scene.bundle("bundle"), "bin/su"), "bin/su");
+}
+
+#[test]
+fn a_delivered_bundle_is_kept_until_it_is_unmounted() {
+    let scene = Scene::new();
+    let path = scene.deliver(&small(), "bundle");
+    std::fs::write(path.join(ROOTFS).join("written"), "by the container").unwrap();
+    let kept = Recovered {
+        bundles_kept: 1,
+        ..Recovered::default()
+    };
+    for _ in 0..2 {
+        assert_eq!(scene.fixture.store().recover().unwrap(), kept);
+        assert_eq!(read(&path, "written"), "by the container");
+    }
+    unmount(path.join(ROOTFS), UnmountFlags::NOFOLLOW).unwrap();
+    let reclaimed = Recovered {
+        bundles_reclaimed: 1,
+        ..Recovered::default()
+    };
+    assert_eq!(scene.fixture.store().recover().unwrap(), reclaimed);
+    scene.assert_nothing_left("unmounted");
+    assert_eq!(scene.fixture.list("layers").len(), 2);
+    // The directory is the runtime's to remove.
+    assert_eq!(list(&path), [CONFIG, ROOTFS]);
+}
+
+#[test]
+fn records_of_other_places_and_versions_take_nothing_down() {
+    let scene = Scene::new();
+    let path = scene.deliver(&small(), "bundle");
+    let record = scene
+        .fixture
+        .work_dir()
+        .join("overlay")
+        .join(&scene.fixture.list("overlay")[0]);
+    let record = record.join("record.json");
+    let mut json: Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+    let kept = Recovered {
+        bundles_kept: 1,
+        ..Recovered::default()
+    };
+
+    std::fs::write(&record, r#"{"version":2}"#).unwrap();
+    assert_eq!(scene.fixture.store().recover().unwrap(), kept);
+
+    json["mount_namespace"] = 1.into();
+    std::fs::write(&record, json.to_string()).unwrap();
+    unmount(path.join(ROOTFS), UnmountFlags::NOFOLLOW).unwrap();
+    assert_eq!(
+        scene.fixture.store().recover().unwrap(),
+        kept,
+        "mounted elsewhere, perhaps"
+    );
+
+    json["boot_id"] = "earlier".into();
+    std::fs::write(&record, json.to_string()).unwrap();
+    let reclaimed = Recovered {
+        bundles_reclaimed: 1,
+        ..Recovered::default()
+    };
+    assert_eq!(scene.fixture.store().recover().unwrap(), reclaimed);
+}
+
+#[test]
+fn a_bundle_covered_by_another_mount_is_not_torn_out() {
+    let scene = Scene::new();
+    kill(&scene, "bundle", Killed::AfterAttach);
+    let rootfs = scene.bundle("bundle/rootfs");
+    mount_old("tmpfs", &rootfs, "tmpfs", MountFlags::empty(), None).unwrap();
+    let failed = Recovered {
+        failures: 1,
+        ..Recovered::default()
+    };
+    assert_eq!(scene.fixture.store().recover().unwrap(), failed);
+    assert_eq!(scene.fixture.mounts().len(), 1);
+    unmount(&rootfs, UnmountFlags::NOFOLLOW).unwrap();
+    assert_eq!(
+        scene.fixture.store().recover().unwrap().half_made_removed,
+        1
+    );
+    scene.assert_nothing_left("uncovered");
+}

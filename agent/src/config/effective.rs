@@ -1,0 +1,182 @@
+//! The effective configuration as TOML, for people.
+
+use std::fmt::Display;
+
+use policy::Digest;
+use toml::Value;
+
+use super::{
+    AttesterName, CREDENTIALS_FOLDER, Config, Image, Kbc, Own, PolicySource, Proxy, Source, masked,
+    value,
+};
+use crate::registries::Registries;
+
+/// The whole of `config`. Passwords are masked; certificates are named by their fingerprint.
+pub(super) fn print(config: &Config) -> String {
+    let mut page = Page::default();
+    page.text("socket", &format!("unix://{}", config.socket.display()));
+    kbc(&mut page, &config.kbc);
+    page.table("[aa]");
+    page.text(
+        "aa_socket",
+        &format!("unix://{}", config.aa_socket.display()),
+    );
+    for credential in &config.credentials {
+        page.table("[[credentials]]");
+        page.text("resource_uri", credential.resource_uri());
+        page.text(
+            "path",
+            &format!("{CREDENTIALS_FOLDER}/{}", credential.path().display()),
+        );
+    }
+    image(&mut page, &config.image);
+    page.table("[log]");
+    page.text("level", &config.log_level);
+    own(&mut page, &config.image_agent);
+    page.finish()
+}
+
+fn kbc(page: &mut Page, kbc: &Kbc) {
+    page.table("[kbc]");
+    match kbc {
+        Kbc::Kbs { url, certificates } => {
+            page.text("name", "cc_kbc");
+            page.text("url", url.as_str());
+            match certificates {
+                Some(pem) => page.certificates("kbs_cert", pem),
+                None if url.scheme() == "https" => page.note("kbs_cert: the system's certificates"),
+                None => {}
+            }
+        }
+        Kbc::OfflineFs { extra_files } => {
+            page.text("name", "offline_fs_kbc");
+            for file in extra_files {
+                page.note(&format!(
+                    "OFFLINE_FS_KBC_EXTRA_FILE_PATH: {}",
+                    file.display()
+                ));
+            }
+        }
+    }
+}
+
+fn image(page: &mut Page, image: &Image) {
+    page.table("[image]");
+    page.text("work_dir", &image.work_dir.display().to_string());
+    match &image.policy {
+        PolicySource::Uri(uri) => page.text("image_security_policy_uri", uri),
+        PolicySource::Inline(text) => page.text("image_security_policy", text),
+        PolicySource::NotConfigured { .. } => page.note("no policy: every image is refused"),
+    }
+    match &image.sigstore_config {
+        Some(Source::Uri(uri)) => page.text("sigstore_config_uri", uri),
+        Some(Source::Inline(text)) => page.text("sigstore_config", text),
+        None => {}
+    }
+    if let Some(uri) = &image.registry_credentials {
+        page.text("authenticated_registry_credentials_uri", uri);
+    }
+    if let Some(uri) = &image.registry_configuration {
+        page.text("registry_configuration_uri", uri);
+    }
+    let most = image.max_concurrent_layer_downloads;
+    page.entry("max_concurrent_layer_downloads_per_image", most);
+    for pem in &image.extra_root_certificates {
+        page.certificates("extra_root_certificates", pem);
+    }
+    proxy(page, &image.proxy);
+    registries(page, &image.registries);
+}
+
+fn proxy(page: &mut Page, proxy: &Proxy) {
+    if *proxy == Proxy::default() {
+        return;
+    }
+    page.table("[image.image_pull_proxy]");
+    if let Some(url) = &proxy.https {
+        page.text("https_proxy", &masked(url));
+    }
+    if let Some(url) = &proxy.http {
+        page.text("http_proxy", &masked(url));
+    }
+    if let Some(list) = &proxy.exceptions {
+        page.text("no_proxy", list);
+    }
+}
+
+fn registries(page: &mut Page, registries: &Registries) {
+    for entry in registries.entries() {
+        page.table("[[image.registry_config.registry]]");
+        page.text("prefix", &entry.prefix.to_string());
+        if let Some(location) = &entry.location {
+            page.text("location", location);
+        }
+        page.entry("insecure", entry.insecure);
+        page.entry("blocked", entry.blocked);
+        for mirror in &entry.mirrors {
+            page.table("[[image.registry_config.registry.mirror]]");
+            page.text("location", &mirror.location);
+            page.entry("insecure", mirror.insecure);
+            page.text("pull-from-mirror", mirror.pull.name());
+        }
+    }
+}
+
+fn own(page: &mut Page, own: &Own) {
+    page.table("[image_agent]");
+    match own.attester {
+        Some(AttesterName::Sample) => page.text("attester", "sample"),
+        None => page.note("no attester: the key broker service cannot be asked"),
+    }
+    page.entry("require_authenticated_kbs", own.require_authenticated_kbs);
+    page.entry("verbose_errors", own.verbose_errors);
+    page.table("[image_agent.limits]");
+    let limits = &own.limits;
+    page.entry("unpacked_bytes", limits.unpacked_bytes);
+    page.entry("ratio", limits.ratio);
+    page.entry("ratio_free_bytes", limits.ratio_free_bytes);
+    page.entry("entries", limits.entries);
+    page.entry("path_bytes", limits.path_bytes);
+    page.entry("path_depth", limits.path_depth);
+    page.entry("header_bytes", limits.header_bytes);
+    page.entry("xattr_bytes", limits.xattr_bytes);
+    page.entry("zstd_window_log", limits.zstd_window_log);
+    page.table("[image_agent.timeouts]");
+    page.entry("connect", own.timeouts.connect.as_secs());
+    page.entry("idle", own.timeouts.idle.as_secs());
+    page.entry("total", own.timeouts.total.as_secs());
+}
+
+/// Lines of TOML.
+#[derive(Default)]
+struct Page(Vec<String>);
+
+impl Page {
+    fn table(&mut self, header: &str) {
+        self.0.push(String::new());
+        self.0.push(header.to_owned());
+    }
+
+    fn entry(&mut self, key: &str, value: impl Display) {
+        self.0.push(format!("{key} = {value}"));
+    }
+
+    fn text(&mut self, key: &str, text: &str) {
+        self.entry(key, Value::from(text));
+    }
+
+    fn note(&mut self, text: &str) {
+        self.0.push(format!("# {text}"));
+    }
+
+    fn certificates(&mut self, key: &str, pem: &str) {
+        for der in value::pem_certificates(pem).unwrap_or_default() {
+            self.note(&format!("{key}: certificate {}", Digest::sha256_of(&der)));
+        }
+    }
+
+    fn finish(mut self) -> String {
+        self.0.push(String::new());
+        self.0.join("\n")
+    }
+}

@@ -1,0 +1,188 @@
+//! From the document, the environment and the kernel command line to a [`Config`].
+
+mod image;
+mod kbc;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::environment::{AA_SOCKET, CommandLine, variable};
+use super::{
+    AttesterName, Config, ConfigError, Credential, Document, Environment, Fault, Own, Section,
+    Timeouts, Warning, limits, value,
+};
+
+/// Reads every key of `document`; what it does not say, `environment` does, or a default.
+pub(super) fn read(
+    document: &Document<'_>,
+    environment: &Environment,
+) -> Result<(Config, Vec<Warning>), ConfigError> {
+    let command_line = environment.kernel_command_line.as_deref();
+    let mut reader = Reader {
+        environment,
+        command_line: CommandLine::parse(command_line.unwrap_or_default()),
+        warnings: Vec::new(),
+    };
+    if command_line.is_none() {
+        reader.warnings.push(Warning::NoCommandLine);
+    }
+    let config = reader.config(document.root())?;
+    Ok((config, reader.warnings))
+}
+
+struct Reader<'e> {
+    environment: &'e Environment,
+    command_line: CommandLine,
+    warnings: Vec<Warning>,
+}
+
+impl Reader<'_> {
+    fn config(&mut self, mut root: Section<'_>) -> Result<Config, ConfigError> {
+        let socket = root.parsed("socket", value::socket)?;
+        let log_level = Self::log_level(&mut root)?;
+        let image_agent = Self::image_agent(&mut root)?;
+        let kbc = self.kbc(&mut root, &image_agent)?;
+        let aa_socket = self.aa_socket(&mut root)?;
+        let credentials = self.credentials(&mut root)?;
+        let image = self.image(&mut root)?;
+        if root.string("services_dir")?.is_some() {
+            self.not_yet("services_dir", "socket per service");
+        }
+        if root.boolean("skip_sealed_secret_verification")?.is_some() {
+            self.not_yet("skip_sealed_secret_verification", "sealed secrets");
+        }
+        root.finish()?;
+        let socket = socket.unwrap_or_else(|| PathBuf::from(SOCKET));
+        Ok(Config {
+            socket,
+            kbc,
+            aa_socket,
+            credentials,
+            image,
+            log_level,
+            image_agent,
+        })
+    }
+
+    fn log_level(root: &mut Section<'_>) -> Result<String, ConfigError> {
+        let mut level = None;
+        if let Some(mut log) = root.section("log")? {
+            level = log.parsed("level", value::log_level)?;
+            log.finish()?;
+        }
+        Ok(level.unwrap_or_else(|| "info".to_owned()))
+    }
+
+    fn aa_socket(&mut self, root: &mut Section<'_>) -> Result<PathBuf, ConfigError> {
+        let mut in_file = None;
+        if let Some(mut aa) = root.section("aa")? {
+            in_file = aa.parsed("aa_socket", value::socket)?;
+            aa.finish()?;
+        }
+        let from_environment = variable(AA_SOCKET, self.environment.aa_socket.as_ref())
+            .map(|found| found.parse(value::socket))
+            .transpose()?;
+        let default = PathBuf::from(ATTESTATION_AGENT);
+        let path = from_environment
+            .or(in_file)
+            .unwrap_or_else(|| default.clone());
+        if path != default {
+            self.not_yet("aa.aa_socket", "client of the attestation agent");
+        }
+        Ok(path)
+    }
+
+    fn image_agent(root: &mut Section<'_>) -> Result<Own, ConfigError> {
+        let Some(mut own) = root.section("image_agent")? else {
+            return Ok(Own::default());
+        };
+        let attester = own.parsed("attester", |text| value::word(text, &["sample"]))?;
+        let config = Own {
+            attester: attester.map(|_| AttesterName::Sample),
+            require_authenticated_kbs: own.flag("require_authenticated_kbs")?,
+            verbose_errors: own.flag("verbose_errors")?,
+            limits: limits::read(own.section("limits")?)?,
+            timeouts: timeouts(own.section("timeouts")?)?,
+        };
+        own.finish()?;
+        Ok(config)
+    }
+
+    /// `[[credentials]]`, then `cdh.kbs_resources`.
+    fn credentials(&mut self, root: &mut Section<'_>) -> Result<Vec<Credential>, ConfigError> {
+        let mut credentials = Vec::new();
+        for mut section in root.sections("credentials")? {
+            let resource_uri = section.parsed("resource_uri", value::resource)?;
+            let path = section.parsed("path", value::credential_path)?;
+            let missing = section.missing(if path.is_none() {
+                "path"
+            } else {
+                "resource_uri"
+            });
+            section.finish()?;
+            let (Some(resource_uri), Some(path)) = (resource_uri, path) else {
+                return Err(missing);
+            };
+            credentials.push(Credential { resource_uri, path });
+        }
+        let Some(list) = self.command_line.value("cdh.kbs_resources")? else {
+            return Ok(credentials);
+        };
+        let listed = list.parse(|text| {
+            text.split(',')
+                .filter(|item| !item.is_empty())
+                .map(listed_credential)
+                .collect()
+        });
+        credentials.append(&mut listed?);
+        Ok(credentials)
+    }
+
+    fn not_yet(&mut self, key: &str, missing: &'static str) {
+        self.warnings.push(Warning::NotYet {
+            key: key.to_owned(),
+            missing,
+        });
+    }
+
+    fn overridden(&mut self, loser: &str, winner: &str) {
+        let (loser, winner) = (loser.to_owned(), winner.to_owned());
+        self.warnings.push(Warning::Overridden { loser, winner });
+    }
+}
+
+fn listed_credential(item: &str) -> Result<Credential, Fault> {
+    let malformed = || Fault::KbsResource {
+        found: item.to_owned(),
+    };
+    let (uri, path) = item.split_once("::").ok_or_else(malformed)?;
+    Ok(Credential {
+        resource_uri: value::resource(uri)?,
+        path: value::credential_path(path)?,
+    })
+}
+
+fn timeouts(section: Option<Section<'_>>) -> Result<Timeouts, ConfigError> {
+    let mut timeouts = Timeouts::default();
+    let Some(mut section) = section else {
+        return Ok(timeouts);
+    };
+    let fields = [
+        ("connect", &mut timeouts.connect),
+        ("idle", &mut timeouts.idle),
+        ("total", &mut timeouts.total),
+    ];
+    for (key, field) in fields {
+        if let Some(seconds) = section.number(key, 1, DAY)? {
+            *field = Duration::from_secs(seconds);
+        }
+    }
+    section.finish()?;
+    Ok(timeouts)
+}
+
+/// Where kata-agent looks for the daemon.
+pub(super) const SOCKET: &str = "/run/confidential-containers/cdh.sock";
+const ATTESTATION_AGENT: &str =
+    "/run/confidential-containers/attestation-agent/attestation-agent.sock";
+const DAY: u64 = 24 * 60 * 60;

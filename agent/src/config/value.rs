@@ -1,0 +1,178 @@
+//! Single values: from the text that was written to something that is legal.
+
+use std::path::{Component, Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use kbs_client::ResourceUri;
+use tracing_subscriber::EnvFilter;
+use url::Url;
+
+use super::error::Fault;
+use super::nearest::nearest;
+
+/// `unix:///path`: the only kind of address that kata-agent uses.
+pub(super) fn socket(text: &str) -> Result<PathBuf, Fault> {
+    text.strip_prefix("unix://")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute() && path.file_name().is_some())
+        .ok_or_else(|| Fault::Socket {
+            found: text.to_owned(),
+        })
+}
+
+/// `kbs:///repository/type/tag`, `file:///path` or `/path`.
+pub(super) fn location(text: &str) -> Result<String, Fault> {
+    let found = text.to_owned();
+    if text.starts_with("kbs:") || text.starts_with("kbs+") {
+        return resource(text);
+    }
+    let path = Path::new(text.strip_prefix("file://").unwrap_or(text));
+    if path.is_absolute() {
+        Ok(found)
+    } else {
+        Err(Fault::Location { found })
+    }
+}
+
+/// `kbs:///repository/type/tag` alone.
+pub(super) fn resource(text: &str) -> Result<String, Fault> {
+    let found = text.to_owned();
+    match text.parse::<ResourceUri>() {
+        Ok(_) => Ok(found),
+        Err(source) => Err(Fault::Resource { found, source }),
+    }
+}
+
+/// A path that does not depend on the working directory or on what `..` means.
+pub(super) fn absolute_path(text: &str) -> Result<PathBuf, Fault> {
+    let path = Path::new(text);
+    let plain = path.components().all(|part| part != Component::ParentDir);
+    if path.is_absolute() && plain && !text.contains('\0') {
+        Ok(path.to_owned())
+    } else {
+        Err(Fault::RelativePath {
+            found: text.to_owned(),
+        })
+    }
+}
+
+/// The part of a path that lies beneath [`CREDENTIALS_FOLDER`](super::CREDENTIALS_FOLDER).
+pub(super) fn credential_path(text: &str) -> Result<PathBuf, Fault> {
+    let beneath = text
+        .strip_prefix(super::CREDENTIALS_FOLDER)
+        .and_then(|rest| rest.strip_prefix('/'))
+        .filter(|rest| rest.split('/').all(|part| !matches!(part, "" | "." | "..")))
+        .filter(|rest| !rest.contains('\0'));
+    beneath
+        .map(PathBuf::from)
+        .ok_or_else(|| Fault::CredentialPath {
+            found: text.to_owned(),
+        })
+}
+
+/// A word of a closed list.
+pub(crate) fn word(text: &str, expected: &'static [&'static str]) -> Result<&'static str, Fault> {
+    expected
+        .iter()
+        .copied()
+        .find(|word| *word == text)
+        .ok_or_else(|| Fault::Word {
+            expected,
+            found: text.to_owned(),
+            nearest: nearest(text, expected.iter().copied()),
+        })
+}
+
+/// The address of a Key Broker Service.
+pub(super) fn kbs_url(text: &str) -> Result<Url, Fault> {
+    let url = Url::parse(text.trim()).map_err(Fault::Url)?;
+    scheme(&url, &["http", "https"])?;
+    let parts = [
+        (
+            "user name or password",
+            !url.username().is_empty() || url.password().is_some(),
+        ),
+        ("query", url.query().is_some()),
+        ("fragment", url.fragment().is_some()),
+    ];
+    match parts.into_iter().find(|(_, present)| *present) {
+        Some((part, _)) => Err(Fault::UrlPart { part }),
+        None => Ok(url),
+    }
+}
+
+/// The address of a proxy, `host:port` for short.
+pub(super) fn proxy_url(text: &str) -> Result<Url, Fault> {
+    let text = text.trim();
+    let url = if text.contains("://") {
+        text.to_owned()
+    } else {
+        format!("http://{text}")
+    };
+    let url = Url::parse(&url).map_err(Fault::Url)?;
+    scheme(&url, &["http", "https", "socks5", "socks5h"])?;
+    Ok(url)
+}
+
+/// Certificates in PEM, one at least; none when the text is blank, as templates leave it.
+pub(super) fn certificates(text: &str) -> Result<Option<String>, Fault> {
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    pem_certificates(text).map(|_| Some(text.to_owned()))
+}
+
+/// The DER of every certificate in `text`.
+pub(super) fn pem_certificates(text: &str) -> Result<Vec<Vec<u8>>, Fault> {
+    let bad = |reason| Fault::Certificates { reason };
+    let mut blocks = text.split(PEM_BEGIN);
+    blocks.next();
+    let certificates: Vec<Vec<u8>> = blocks
+        .map(|block| {
+            let (body, _) = block
+                .split_once(PEM_END)
+                .ok_or_else(|| bad("one has no END line"))?;
+            let body: String = body.split_ascii_whitespace().collect();
+            let der = STANDARD.decode(body).unwrap_or_default();
+            // A certificate is an ASN.1 sequence; X.509 itself is for the TLS stack to judge.
+            if der.first() == Some(&0x30) {
+                Ok(der)
+            } else {
+                Err(bad("one is not base64 of DER"))
+            }
+        })
+        .collect::<Result<_, Fault>>()?;
+    if certificates.is_empty() {
+        Err(bad("no BEGIN CERTIFICATE"))
+    } else {
+        Ok(certificates)
+    }
+}
+
+/// A level, or a list of `target=level` as `RUST_LOG` has it.
+pub(super) fn log_level(text: &str) -> Result<String, Fault> {
+    let found = text.to_owned();
+    let is_level = LEVELS.contains(&text.to_ascii_lowercase().as_str());
+    let is_list = || text.contains('=') && EnvFilter::try_new(text).is_ok();
+    if is_level || is_list() {
+        Ok(found)
+    } else {
+        Err(Fault::LogLevel { found })
+    }
+}
+
+fn scheme(url: &Url, expected: &'static [&'static str]) -> Result<(), Fault> {
+    if expected.contains(&url.scheme()) && url.has_host() {
+        Ok(())
+    } else {
+        Err(Fault::Scheme {
+            expected,
+            found: url.scheme().to_owned(),
+        })
+    }
+}
+
+const PEM_BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+const PEM_END: &str = "-----END CERTIFICATE-----";
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];

@@ -1,0 +1,169 @@
+//! What can go wrong with a pull: one variant per stage, and the closed list of causes.
+
+use std::fmt::Write as _;
+
+use policy::{Denied, Digest};
+
+use crate::bundle::BundleError;
+use crate::config::ConfigError;
+use crate::record::Record;
+use crate::registry::{OpenError, RegistryError};
+use crate::resources::ResourceError;
+use crate::store::StoreError;
+
+/// A pull that failed. The variant is the stage; the source says what happened there.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The image name is malformed: the caller's fault.
+    #[error("image name")]
+    Reference(#[source] policy::ReferenceError),
+
+    /// The bundle path is none that we may use: the caller's fault.
+    #[error("bundle path")]
+    BundlePath(#[source] BundleError),
+
+    /// No policy is configured, so every image is refused.
+    #[error("no image policy is configured, so every image is refused: {hint}")]
+    NoPolicy {
+        /// How to configure one.
+        hint: String,
+    },
+
+    /// The policy or the registry credentials cannot be had.
+    #[error("{what}")]
+    Resource {
+        /// Which of them, in words.
+        what: &'static str,
+        /// Why not.
+        source: ResourceError,
+    },
+
+    /// The policy document is malformed: the owner's fault.
+    #[error("image policy")]
+    Policy(#[source] policy::PolicyError),
+
+    /// The registries configuration is malformed: the owner's fault.
+    #[error("registries configuration")]
+    Registries(#[source] ConfigError),
+
+    /// The registry of the image cannot be used.
+    #[error("registry")]
+    Open(#[source] OpenError),
+
+    /// The manifest cannot be had.
+    #[error("resolve")]
+    Resolve(#[source] RegistryError),
+
+    /// The manifest is not one, or not the one that was asked for.
+    #[error("resolve")]
+    Manifest(#[source] policy::ManifestError),
+
+    /// The index has nothing for this platform.
+    #[error("resolve")]
+    Platform(#[source] policy::NoPlatform),
+
+    /// The policy's other valid answer.
+    #[error("Image policy rejected: Denied by policy: {denied}")]
+    Denied {
+        /// The answer, with every reason.
+        denied: Box<Denied>,
+        /// See [`Record::kbs_authenticated`](crate::record::Record::kbs_authenticated).
+        kbs_authenticated: bool,
+    },
+
+    /// The image config cannot be had.
+    #[error("config")]
+    FetchConfig(#[source] RegistryError),
+
+    /// The image config does not belong to the approved manifest.
+    #[error("config")]
+    Config(#[source] policy::ConfigError),
+
+    /// A layer cannot be fetched.
+    #[error("fetch of layer {layer}")]
+    Fetch {
+        /// Digest of the layer's blob.
+        layer: Digest,
+        /// Why not.
+        source: RegistryError,
+    },
+
+    /// A layer is not what the approved image says, or breaks a limit.
+    #[error("unpack of layer {layer}")]
+    Unpack {
+        /// Digest of the layer's blob.
+        layer: Digest,
+        /// Why not.
+        source: Box<rootfs::Error>,
+    },
+
+    /// The store cannot be used.
+    #[error("store")]
+    Store(#[source] StoreError),
+
+    /// The bundle cannot be assembled.
+    #[error("assemble")]
+    Assemble(#[source] BundleError),
+
+    /// The caller's deadline, or our own, passed.
+    #[error("not finished within {seconds} s")]
+    Deadline {
+        /// The deadline, in seconds.
+        seconds: u64,
+    },
+
+    /// A defect of ours, confined to this pull.
+    #[error("internal error: the pull panicked; the log of the guest has the place")]
+    Panicked,
+
+    /// The daemon ends, or the caller has gone.
+    #[error("cancelled: the daemon is ending")]
+    ShuttingDown,
+}
+
+impl Error {
+    /// The decision record, where the error is one.
+    pub fn record(&self) -> Option<Record> {
+        match self {
+            Self::Denied { denied, kbs_authenticated } => Some(Record {
+                decision: denied.decision().clone(),
+                kbs_authenticated: *kbs_authenticated,
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// An error and all its causes in one line, for logs and people.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        // A transparent wrapper repeats its source's text; once is enough.
+        let line = cause.to_string();
+        if !text.ends_with(&line) {
+            // Writing to a string does not fail.
+            let _ = write!(text, ": {line}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chain_names_every_cause_once() {
+        let error = Error::Resource {
+            what: "image policy",
+            source: ResourceError::Location { location: "x".into() },
+        };
+        assert_eq!(
+            chain(&error),
+            "image policy: x: not a kbs:///, file:/// or absolute path"
+        );
+    }
+}

@@ -1,0 +1,39 @@
+//! image-agent: the daemon inside a confidential VM that pulls, verifies and unpacks images.
+//!
+//! ```text
+//! "reg/app:1"  parse        resolve                 decide                   with_config
+//!    String ───────► ImageRef ──► Unverified<Manifest> ──► Approved<Manifest> ──► Approved<Image>
+//!                         registry        ▲ rules.needs() ► gather ► Evidence            │ layers()
+//!                                                                                        ▼
+//!    digest ◄── Bundle ◄── [StoredLayer] ◄─publish─ Staging ◄─untar─ sha(diff_id) ◄─ inflate ◄─ sha(blob)
+//!           assemble
+//! ```
+//!
+//! [`pull`] is that line; every other module serves one step of it. What is decided, and by whom,
+//! is the business of the [`policy`] crate; what reaches the disk, that of [`rootfs`].
+
+mod blocking;
+mod bundle;
+pub mod cli;
+pub mod config;
+mod credentials;
+pub mod error;
+mod evidence;
+mod generated;
+mod handle;
+mod logging;
+mod mount;
+mod mountinfo;
+pub mod progress;
+pub mod pull;
+pub mod record;
+mod registries;
+mod registry;
+mod resources;
+pub mod serve;
+mod service;
+mod socket;
+mod spec;
+mod status;
+mod store;
+mod user;

@@ -1,0 +1,324 @@
+//! The straight line: resolve, decide, fetch, unpack, assemble.
+//!
+//! Everything before `decide` is hostile; everything after it still has to match a digest. No
+//! decision is ever stored: every call fetches the policy and decides afresh, and only the
+//! fetching and unpacking of a layer that is already in the store is left out.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use policy::{Approved, Decision, Denied, Digest, Document, Image, ImageRef, Layer, Manifest, Policy};
+use policy::{MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Platform, Unverified};
+use kbs_client::Secret;
+use serde::Serialize;
+use tracing::{debug, info, warn};
+
+use crate::bundle::{self, BundlePath};
+use crate::config::{Config, PolicySource};
+use crate::error::Error;
+use crate::progress::{Listener, Progress};
+use crate::record::Record;
+use crate::registries::Registries;
+use crate::registry::{Registry, Source, blob_channel};
+use crate::resources::Resources;
+use crate::store::{Store, StoredLayer};
+use crate::blocking::blocking;
+use crate::{credentials, evidence};
+
+/// The agent as configured: everything that a pull needs, shared by all pulls.
+#[derive(Debug)]
+pub struct Agent {
+    config: Config,
+    resources: Resources,
+    registry: Registry,
+}
+
+/// Why an agent cannot be made from a configuration.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AgentError {
+    /// The client of the Key Broker Service: a bad certificate, for one.
+    #[error("key broker service")]
+    Kbs(#[source] kbs_client::ConfigError),
+}
+
+/// An image that was approved, unpacked and mounted.
+#[derive(Debug, Serialize)]
+pub struct Pulled {
+    /// The digest of the platform manifest whose layers are mounted.
+    pub manifest_digest: Digest,
+    /// The bundle's directory.
+    pub bundle: PathBuf,
+    /// Why the image may run.
+    pub decision: Record,
+}
+
+impl Agent {
+    /// An agent as `config` says; nothing is connected or read yet.
+    pub fn new(config: Config) -> Result<Self, AgentError> {
+        let resources = Resources::new(&config).map_err(AgentError::Kbs)?;
+        let registry = Registry::new(config.route());
+        Ok(Self { config, resources, registry })
+    }
+
+    /// Whether errors go to the caller with every detail.
+    pub fn verbose_errors(&self) -> bool {
+        self.config.image_agent.verbose_errors
+    }
+
+    /// Pulls `image` and mounts it at `<bundle>/rootfs`.
+    pub async fn pull(
+        &self,
+        image: &str,
+        bundle: &Path,
+        listener: &Listener,
+    ) -> Result<Pulled, Error> {
+        let limit = self.config.image_agent.timeouts.total;
+        let pulling = self.pull_without_deadline(image, bundle, listener);
+        let seconds = limit.as_secs();
+        tokio::time::timeout(limit, pulling).await.unwrap_or(Err(Error::Deadline { seconds }))
+    }
+
+    async fn pull_without_deadline(
+        &self,
+        image: &str,
+        bundle: &Path,
+        listener: &Listener,
+    ) -> Result<Pulled, Error> {
+        let store = Store::open(&self.config.image.work_dir).map_err(Error::Store)?;
+        let bundle = BundlePath::parse(bundle, &self.config.image.work_dir)
+            .map_err(Error::BundlePath)?;
+        let reference = ImageRef::parse_edge(image).map_err(Error::Reference)?;
+        let (source, manifest) = self.approve(&reference, listener).await?;
+        let image = self.with_config(&source, manifest).await?;
+        let layers = self.layers(&store, &source, &image, listener).await?;
+        self.assemble(store, image, layers, bundle, listener).await
+    }
+
+    /// Decides whether `image` may run, and unpacks nothing.
+    pub async fn verify(&self, image: &str) -> Result<Record, Error> {
+        let reference = ImageRef::parse_edge(image).map_err(Error::Reference)?;
+        let (_source, manifest) = self.approve(&reference, &Listener::silent()).await?;
+        Ok(self.record(manifest.decision()))
+    }
+
+    /// Cleans up after a process that was killed: half-made bundles and half-unpacked layers.
+    pub async fn recover(&self) {
+        let work_dir = self.config.image.work_dir.clone();
+        let recovering = blocking(move || Store::open(&work_dir)?.recover());
+        match recovering.await {
+            Ok(recovered) => debug!(?recovered, "store checked"),
+            Err(error) => warn!(error = %crate::error::chain(&error), "store cannot be checked"),
+        }
+    }
+
+    /// Writes the resources that `[[credentials]]` names to where the configuration wants them.
+    pub async fn fetch_credentials(&self) {
+        credentials::fetch(&self.resources, &self.config.credentials).await;
+    }
+
+    /// From a name to a manifest that the owner's policy approves.
+    async fn approve(
+        &self,
+        reference: &ImageRef,
+        listener: &Listener,
+    ) -> Result<(Source, Approved<Manifest>), Error> {
+        let policy = self.policy().await?;
+        let source = self.open(reference).await?;
+        let manifest = self.resolve(&source, reference).await?;
+        listener.tell(Progress::Resolved(manifest.digest()));
+        let rules = policy.rules_for(reference);
+        let needs = rules.needs(&manifest);
+        let evidence = evidence::gather(&self.resources, &source, &needs).await;
+        let manifest = rules
+            .decide(manifest, &evidence)
+            .map_err(|denied| self.denied(denied))?;
+        listener.tell(Progress::Approved(manifest.digest()));
+        info!(record = %self.record(manifest.decision()).line(), "approved");
+        Ok((source, manifest))
+    }
+
+    fn denied(&self, denied: Denied) -> Error {
+        info!(record = %self.record(denied.decision()).line(), "denied");
+        let kbs_authenticated = self.resources.kbs_authenticated();
+        Error::Denied { denied: Box::new(denied), kbs_authenticated }
+    }
+
+    fn record(&self, decision: &Decision) -> Record {
+        let kbs_authenticated = self.resources.kbs_authenticated();
+        Record { decision: decision.clone(), kbs_authenticated }
+    }
+
+    /// The owner's policy, as it is now.
+    async fn policy(&self) -> Result<Policy, Error> {
+        let document = match &self.config.image.policy {
+            PolicySource::NotConfigured { hint } => {
+                return Err(Error::NoPolicy { hint: hint.clone() });
+            }
+            PolicySource::Inline(text) => text.clone().into_bytes(),
+            PolicySource::Uri(location) => {
+                let fetched = self.resources.fetch(location).await;
+                let what = "image policy";
+                fetched.map_err(|source| Error::Resource { what, source })?.expose().to_vec()
+            }
+        };
+        Policy::parse(&document).map_err(Error::Policy)
+    }
+
+    /// The registry of `reference`, with the owner's credentials for it if there are any.
+    async fn open(&self, reference: &ImageRef) -> Result<Source, Error> {
+        let auth_json = match &self.config.image.registry_credentials {
+            None => None,
+            Some(location) => {
+                let what = "registry credentials";
+                let fetched = self.resources.fetch(location).await;
+                Some(fetched.map_err(|source| Error::Resource { what, source })?)
+            }
+        };
+        let registries = self.registries().await?;
+        let auth_json = auth_json.as_ref().map(Secret::expose);
+        self.registry.open(&registries, reference, auth_json).map_err(Error::Open)
+    }
+
+    /// What the owner says about registries: in the configuration, or in a resource it names.
+    async fn registries(&self) -> Result<Cow<'_, Registries>, Error> {
+        let Some(location) = &self.config.image.registry_configuration else {
+            return Ok(Cow::Borrowed(&self.config.image.registries));
+        };
+        let what = "registries configuration";
+        let text = self.resources.fetch(location).await;
+        let text = text.map_err(|source| Error::Resource { what, source })?;
+        let (registries, warnings) =
+            Registries::parse(&String::from_utf8_lossy(text.expose())).map_err(Error::Registries)?;
+        for warning in warnings {
+            warn!(%location, "{warning}");
+        }
+        Ok(Cow::Owned(registries))
+    }
+
+    /// From a name to the manifest for this platform. The tag is resolved here and only here.
+    async fn resolve(
+        &self,
+        source: &Source,
+        reference: &ImageRef,
+    ) -> Result<Unverified<Manifest>, Error> {
+        let served = source.manifest(&selector(reference), MAX_MANIFEST_BYTES).await;
+        let served = served.map_err(Error::Resolve)?;
+        let content_type = served.untrusted_content_type.as_deref();
+        let document = Document::parse(reference, content_type, served.untrusted_bytes)
+            .map_err(Error::Manifest)?;
+        match document {
+            Document::Manifest(manifest) => Ok(manifest),
+            Document::Index(index) => {
+                let chosen = index.choose(&Platform::host()).map_err(Error::Platform)?;
+                let digest = chosen.digest().to_string();
+                let served = source.manifest(&digest, MAX_MANIFEST_BYTES).await.map_err(Error::Resolve)?;
+                let content_type = served.untrusted_content_type.as_deref();
+                index
+                    .instance(&chosen, content_type, served.untrusted_bytes)
+                    .map_err(Error::Manifest)
+            }
+        }
+    }
+
+    async fn with_config(
+        &self,
+        source: &Source,
+        manifest: Approved<Manifest>,
+    ) -> Result<Approved<Image>, Error> {
+        let descriptor = manifest.config().map_err(Error::Manifest)?;
+        let raw = source.small_blob(descriptor, MAX_CONFIG_BYTES).await;
+        manifest.with_config(&raw.map_err(Error::FetchConfig)?).map_err(Error::Config)
+    }
+
+    /// The layers of `image` in the store, bottom first; several at a time are fetched.
+    async fn layers(
+        &self,
+        store: &Store,
+        source: &Source,
+        image: &Approved<Image>,
+        listener: &Listener,
+    ) -> Result<Vec<StoredLayer>, Error> {
+        let width = self.config.image.max_concurrent_layer_downloads.get();
+        stream::iter(image.layers())
+            .map(|layer| self.layer(store, source, layer, listener))
+            .buffered(width)
+            .try_collect()
+            .await
+    }
+
+    /// One layer: from the store if it is there, else fetched, unpacked aside and published.
+    async fn layer(
+        &self,
+        store: &Store,
+        source: &Source,
+        layer: Approved<Layer>,
+        listener: &Listener,
+    ) -> Result<StoredLayer, Error> {
+        let digest = *layer.blob().digest();
+        if let Some(stored) = store.layer(&layer).map_err(Error::Store)? {
+            listener.tell(Progress::LayerReady(&digest));
+            return Ok(stored);
+        }
+        listener.tell(Progress::LayerStarted(&digest, layer.blob().size()));
+        let descriptor = layer.blob().clone();
+        let (sender, reader) = blob_channel();
+        let received = |count| listener.tell(Progress::LayerReceived(&digest, count));
+        let fetching = source.blob(&descriptor, sender, received);
+        let unpacking = self.unpack(store.clone(), layer, reader);
+        let (fetched, unpacked) = tokio::join!(fetching, unpacking);
+        // A fetch that failed is the cause; that the unpacker then saw half a blob is not.
+        fetched.map_err(|source| Error::Fetch { layer: digest, source })?;
+        let stored = unpacked?;
+        listener.tell(Progress::LayerReady(&digest));
+        Ok(stored)
+    }
+
+    async fn unpack(
+        &self,
+        store: Store,
+        layer: Approved<Layer>,
+        blob: crate::registry::BlobReader,
+    ) -> Result<StoredLayer, Error> {
+        let limits = self.config.image_agent.limits.clone();
+        blocking(move || {
+            let staging = store.stage().map_err(Error::Store)?;
+            let unpacked = rootfs::unpack(&layer, blob, &staging, &limits).map_err(|source| {
+                let layer = *layer.blob().digest();
+                Error::Unpack { layer, source: Box::new(source) }
+            })?;
+            store.publish(&layer, staging, unpacked).map_err(Error::Store)
+        })
+        .await
+    }
+
+    async fn assemble(
+        &self,
+        store: Store,
+        image: Approved<Image>,
+        layers: Vec<StoredLayer>,
+        path: BundlePath,
+        listener: &Listener,
+    ) -> Result<Pulled, Error> {
+        let bundle = path.as_path().to_owned();
+        let manifest_digest = *image.manifest_digest();
+        let record = self.record(image.decision());
+        // Were this future dropped while the blocking part runs, the bundle that it returns would
+        // be dropped undelivered, and so be taken down again.
+        let assembled =
+            blocking(move || bundle::assemble(&store, &image, &layers, &path)).await;
+        assembled.and_then(bundle::Bundle::deliver).map_err(Error::Assemble)?;
+        listener.tell(Progress::Mounted);
+        info!(digest = %manifest_digest, bundle = %bundle.display(), "mounted");
+        Ok(Pulled { manifest_digest, bundle, decision: record })
+    }
+}
+
+/// What the registry is asked for: the digest where there is one, else the tag.
+fn selector(reference: &ImageRef) -> String {
+    match (reference.digest(), reference.tag()) {
+        (Some(digest), _) => digest.to_string(),
+        (None, tag) => tag.unwrap_or("latest").to_owned(),
+    }
+}

@@ -1,0 +1,264 @@
+//! From the tables of a `registries.conf` to [`Registries`].
+
+use policy::ReferenceParts;
+
+use super::{Entry, Mirror, Prefix, PullFromMirror, Registries};
+use crate::config::{ConfigError, Fault, Found, Section, Warning, word};
+
+impl Registries {
+    /// Reads `table`: the root of a `registries.conf`, or the same as a table of the configuration.
+    pub(crate) fn read(
+        mut table: Section<'_>,
+        warnings: &mut Vec<Warning>,
+    ) -> Result<Self, ConfigError> {
+        read_short_names(&mut table, warnings)?;
+        read_helpers(&mut table, warnings)?;
+        let mut entries: Vec<Entry> = Vec::new();
+        for section in table.sections("registry")? {
+            let key = section.path_of("prefix");
+            let entry = read_entry(section, &entries, warnings)?;
+            // containers-registries.conf(5): the first entry for a prefix counts.
+            if entries.iter().any(|other| other.prefix == entry.prefix) {
+                let winner = format!("an earlier entry for {}", entry.prefix);
+                warnings.push(Warning::Overridden { loser: key, winner });
+            } else {
+                entries.push(entry);
+            }
+        }
+        table.finish()?;
+        Ok(Self { entries })
+    }
+}
+
+/// Everything about names without a registry: they are docker.io's, whatever is written here.
+fn read_short_names(
+    table: &mut Section<'_>,
+    warnings: &mut Vec<Warning>,
+) -> Result<(), ConfigError> {
+    let searched = table.strings("unqualified-search-registries")?;
+    let mut ignored = Vec::new();
+    if !searched.is_empty() {
+        ignored.push("unqualified-search-registries");
+    }
+    for host in searched {
+        host.parse(|text| namespace(text).and_then(only_host))?;
+    }
+    if table.parsed("short-name-mode", parse_mode)?.is_some() {
+        ignored.push("short-name-mode");
+    }
+    if let Some(aliases) = table.section("aliases")? {
+        ignored.push("aliases");
+        for (_, name) in aliases.dictionary()? {
+            name.parse(parse_alias)?;
+        }
+    }
+    let keys = ignored.into_iter().map(|key| table.path_of(key));
+    warnings.extend(keys.map(|key| Warning::SearchRegistries { key }));
+    Ok(())
+}
+
+fn read_helpers(table: &mut Section<'_>, warnings: &mut Vec<Warning>) -> Result<(), ConfigError> {
+    let helpers = table.strings("credential-helpers")?;
+    let missing = "credential helpers";
+    if helpers
+        .iter()
+        .any(|helper| helper.value != "containers-auth.json")
+    {
+        warnings.push(Warning::NotYet {
+            key: table.path_of("credential-helpers"),
+            missing,
+        });
+    }
+    if table
+        .string("additional-layer-store-auth-helper")?
+        .is_some()
+    {
+        let key = table.path_of("additional-layer-store-auth-helper");
+        warnings.push(Warning::NotYet { key, missing });
+    }
+    Ok(())
+}
+
+fn read_entry(
+    mut section: Section<'_>,
+    earlier: &[Entry],
+    warnings: &mut Vec<Warning>,
+) -> Result<Entry, ConfigError> {
+    let prefix = section.parsed("prefix", parse_prefix)?.flatten();
+    let location = section.string("location")?;
+    let insecure = section.flag("insecure")?;
+    let blocked = section.flag("blocked")?;
+    let digest_only = section.flag("mirror-by-digest-only")?;
+    if let Some(found) = section.string("pull-from-mirror")? {
+        return Err(found.fault(Fault::Incompatible {
+            other: "a registry, only with a mirror",
+        }));
+    }
+    let mirrors = read_mirrors(&mut section, digest_only)?;
+    if !mirrors.is_empty() {
+        let key = section.path_of("mirror");
+        warnings.push(Warning::NotYet {
+            key,
+            missing: "pulls from mirrors",
+        });
+    }
+    let missing = section.missing("location");
+    section.finish()?;
+    let location = match location {
+        None => None,
+        Some(found) => optional_location(found, insecure, blocked, earlier)?,
+    };
+    let Some(prefix) = prefix.or_else(|| location.clone().map(Prefix::Namespace)) else {
+        return Err(missing);
+    };
+    // A subdomain of many, or one that is only blocked, need not be rewritten.
+    let may_lack = matches!(prefix, Prefix::Subdomains(_)) || blocked;
+    if location.is_none() && !may_lack {
+        return Err(missing);
+    }
+    Ok(Entry {
+        prefix,
+        location,
+        insecure,
+        blocked,
+        mirrors,
+    })
+}
+
+/// A location may be given several times, but must then be described in the same way each time.
+fn optional_location(
+    found: Found<&str>,
+    insecure: bool,
+    blocked: bool,
+    earlier: &[Entry],
+) -> Result<Option<String>, ConfigError> {
+    if found.value.is_empty() {
+        return Ok(None);
+    }
+    found.parse(|text| {
+        let location = namespace(text)?;
+        let same = |entry: &&Entry| entry.location.as_deref() == Some(location);
+        match earlier.iter().find(same) {
+            Some(entry) if entry.insecure != insecure => Err(Fault::Incompatible {
+                other: "another value of insecure for this location",
+            }),
+            Some(entry) if entry.blocked != blocked => Err(Fault::Incompatible {
+                other: "another value of blocked for this location",
+            }),
+            _ => Ok(Some(location.to_owned())),
+        }
+    })
+}
+
+fn read_mirrors(section: &mut Section<'_>, digest_only: bool) -> Result<Vec<Mirror>, ConfigError> {
+    let mut mirrors = Vec::new();
+    for mut mirror in section.sections("mirror")? {
+        let location = mirror.parsed("location", |text| namespace(text).map(str::to_owned))?;
+        let insecure = mirror.flag("insecure")?;
+        let pull = mirror.string("pull-from-mirror")?.map(|found| {
+            if digest_only && !found.value.is_empty() {
+                let other = "mirror-by-digest-only = true";
+                return Err(found.fault(Fault::Incompatible { other }));
+            }
+            found.parse(parse_pull)
+        });
+        let by_default = if digest_only {
+            PullFromMirror::DigestOnly
+        } else {
+            PullFromMirror::All
+        };
+        let pull = pull.transpose()?.unwrap_or(by_default);
+        let missing = mirror.missing("location");
+        mirror.finish()?;
+        mirrors.push(Mirror {
+            location: location.ok_or(missing)?,
+            insecure,
+            pull,
+        });
+    }
+    Ok(mirrors)
+}
+
+/// An empty word is the default, here and in the mode of short names.
+fn parse_pull(text: &str) -> Result<PullFromMirror, Fault> {
+    match text {
+        "" => Ok(PullFromMirror::All),
+        text => match word(text, &["all", "digest-only", "tag-only"])? {
+            "digest-only" => Ok(PullFromMirror::DigestOnly),
+            "tag-only" => Ok(PullFromMirror::TagOnly),
+            _ => Ok(PullFromMirror::All),
+        },
+    }
+}
+
+fn parse_mode(text: &str) -> Result<(), Fault> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    word(text, &["enforcing", "permissive", "disabled"]).map(|_| ())
+}
+
+/// The full name that a short one stands for, or nothing, which takes an alias back.
+fn parse_alias(text: &str) -> Result<(), Fault> {
+    let is_full = || {
+        let host = text.split('/').next().unwrap_or_default();
+        let parts = ReferenceParts::parse(text);
+        (host.contains(['.', ':']) || host == "localhost")
+            && parts.is_ok_and(|parts| parts.tag.is_none() && parts.digest.is_none())
+    };
+    if text.is_empty() || is_full() {
+        return Ok(());
+    }
+    let expected = "host[:port]/path without tag or digest";
+    Err(Fault::RegistryName {
+        expected,
+        found: text.to_owned(),
+    })
+}
+
+fn parse_prefix(text: &str) -> Result<Option<Prefix>, Fault> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let Some(suffix) = text.strip_prefix('*') else {
+        return namespace(text).map(|prefix| Some(Prefix::Namespace(prefix.to_owned())));
+    };
+    let host = suffix.strip_prefix('.').unwrap_or_default();
+    let is_domain = !host.is_empty() && !host.contains(['/', '@', ':', '*']);
+    if is_domain {
+        Ok(Some(Prefix::Subdomains(suffix.to_owned())))
+    } else {
+        let expected =
+            "*.example.com: a wildcard stands for whole subdomains, without port or path";
+        Err(Fault::RegistryName {
+            expected,
+            found: text.to_owned(),
+        })
+    }
+}
+
+/// `host[:port][/path]`; slashes at the end are no part of it.
+fn namespace(text: &str) -> Result<&str, Fault> {
+    let name = text.trim_end_matches('/');
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._:/@[]".contains(c);
+    if name.is_empty() || name.contains("//") || !name.chars().all(plain) {
+        let expected = "host[:port][/path], without http:// or https://";
+        return Err(Fault::RegistryName {
+            expected,
+            found: text.to_owned(),
+        });
+    }
+    Ok(name)
+}
+
+fn only_host(name: &str) -> Result<&str, Fault> {
+    let is_host = |c: char| c.is_ascii_alphanumeric() || "-.:[]".contains(c);
+    if name.chars().all(is_host) {
+        Ok(name)
+    } else {
+        Err(Fault::RegistryName {
+            expected: "host[:port]",
+            found: name.to_owned(),
+        })
+    }
+}

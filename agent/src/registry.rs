@@ -1,0 +1,266 @@
+//! The registry: an untrusted place that serves manifests and blobs by name and digest.
+//!
+//! [`Registry::open`] gives the [`Source`] of one image: where it is fetched from and with which
+//! credentials. What a source returns is as trustworthy as the registry itself, not at all; the
+//! [`policy`] crate turns its bytes into something better.
+
+mod blob;
+mod credentials;
+mod error;
+mod http;
+mod token;
+
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use policy::{Descriptor, Digest, ImageRef};
+use reqwest::header::HeaderValue;
+use reqwest::{StatusCode, Url};
+
+use self::credentials::BasicCredentials;
+use self::http::{Answer, Http, Request};
+use crate::registries::{Endpoint, Registries, RewriteError, Transport};
+
+pub use self::blob::{BlobReader, BlobSender, blob_channel};
+pub use self::credentials::CredentialsError;
+pub use self::error::{RegistryError, Wanted};
+pub(crate) use self::http::Route;
+
+/// How registries are reached, for the life of the process.
+#[derive(Debug)]
+pub struct Registry {
+    route: Route,
+    secure: OnceLock<Http>,
+    plain: OnceLock<Http>,
+}
+
+/// Bytes as a registry served them, and what it calls them.
+#[derive(Debug)]
+pub struct Served {
+    /// The body.
+    pub untrusted_bytes: Vec<u8>,
+    /// The `Content-Type` header.
+    pub untrusted_content_type: Option<String>,
+}
+
+impl Registry {
+    /// Registries reached by `route`; nothing is connected or read yet.
+    pub(crate) fn new(route: Route) -> Self {
+        Self { route, secure: OnceLock::new(), plain: OnceLock::new() }
+    }
+
+    /// The place that serves `reference` according to `registries`, to be used with the owner's
+    /// `auth_json` if there is one.
+    pub fn open(
+        &self,
+        registries: &Registries,
+        reference: &ImageRef,
+        auth_json: Option<&[u8]>,
+    ) -> Result<Source, OpenError> {
+        let endpoint = registries.lookup(reference)?;
+        if endpoint.blocked {
+            return Err(RegistryError::Blocked { name: reference.to_string() }.into());
+        }
+        let credentials = auth_json
+            .map(|file| credentials::credentials_for(file, &endpoint.host, &endpoint.repository))
+            .transpose()?
+            .flatten();
+        let (http, base) = self.client_for(&endpoint)?;
+        Ok(Source { http, base, endpoint, credentials, authorization: Mutex::new(None) })
+    }
+
+    fn client_for(&self, endpoint: &Endpoint) -> Result<(Http, Url), RegistryError> {
+        let (cell, scheme) = match endpoint.transport {
+            Transport::Https => (&self.secure, "https"),
+            Transport::PlainHttp => (&self.plain, "http"),
+        };
+        let http = match cell.get() {
+            Some(http) => http.clone(),
+            None => {
+                let http = match endpoint.transport {
+                    Transport::Https => Http::secure(&self.route)?,
+                    Transport::PlainHttp => Http::plain(&self.route)?,
+                };
+                cell.get_or_init(|| http).clone()
+            }
+        };
+        // Docker Hub's name is not the host of its registry.
+        let host = match endpoint.host.as_str() {
+            "docker.io" => "registry-1.docker.io",
+            host => host,
+        };
+        let wanted = Wanted { host: host.to_owned(), thing: "the registry".to_owned() };
+        let base = Url::parse(&format!("{scheme}://{host}/v2/")).map_err(|error| {
+            RegistryError::Unreachable { wanted, reason: error.to_string() }
+        })?;
+        Ok((http, base))
+    }
+}
+
+/// Why a source cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The registry is blocked, or the client cannot be made.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The registries configuration makes no name of this one.
+    #[error(transparent)]
+    Rewrite(#[from] RewriteError),
+    /// The owner's credentials file is malformed.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+}
+
+/// One repository at one registry, with the credentials for it alone.
+#[derive(Debug)]
+pub struct Source {
+    http: Http,
+    base: Url,
+    endpoint: Endpoint,
+    credentials: Option<BasicCredentials>,
+    authorization: Mutex<Option<HeaderValue>>,
+}
+
+impl Source {
+    /// The manifest or index that a tag or digest names, at most `limit` bytes of it.
+    pub async fn manifest(&self, selector: &str, limit: usize) -> Result<Served, RegistryError> {
+        let wanted = Wanted::manifest(&self.endpoint.host, &self.endpoint.repository, selector);
+        let answer = self.get_small("manifests", selector, Some(ACCEPTED), wanted, limit).await?;
+        let untrusted_content_type = answer.content_type().map(str::to_owned);
+        Ok(Served { untrusted_bytes: answer.body, untrusted_content_type })
+    }
+
+    /// A blob small enough to be kept in memory, checked against its descriptor.
+    pub async fn small_blob(
+        &self,
+        descriptor: &Descriptor,
+        limit: u64,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let digest = descriptor.digest().to_string();
+        let wanted = Wanted::blob(&self.endpoint.host, &self.endpoint.repository, &digest);
+        let size = descriptor.size();
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        if usize::try_from(size).map_or(true, |size| size > limit) {
+            return Err(RegistryError::TooLarge { wanted, limit });
+        }
+        let bytes = self.get_small("blobs", &digest, None, wanted.clone(), limit).await?.body;
+        let found = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        if found != size {
+            return Err(RegistryError::WrongSize { wanted, expected: size, found });
+        }
+        let found = Digest::of(descriptor.digest().algorithm(), &bytes);
+        if found != *descriptor.digest() {
+            let found = found.to_string();
+            return Err(RegistryError::WrongDigest { wanted, expected: digest, found });
+        }
+        Ok(bytes)
+    }
+
+    /// Sends a blob down `sender`, piece by piece, until its end or until nobody listens.
+    ///
+    /// Nothing is checked here but the announced length: digest and size are the unpacker's.
+    pub async fn blob(
+        &self,
+        descriptor: &Descriptor,
+        sender: BlobSender,
+        mut progress: impl FnMut(u64),
+    ) -> Result<(), RegistryError> {
+        let digest = descriptor.digest().to_string();
+        let wanted = Wanted::blob(&self.endpoint.host, &self.endpoint.repository, &digest);
+        let mut response = self.open_blob(&digest, &wanted).await?;
+        if let Some(found) = response.content_length()
+            && found != descriptor.size()
+        {
+            let expected = descriptor.size();
+            return Err(RegistryError::WrongSize { wanted, expected, found });
+        }
+        while let Some(chunk) = http::next_chunk(&mut response, &wanted).await? {
+            progress(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+            if sender.send(chunk).await.is_err() {
+                return Ok(());
+            }
+        }
+        sender.finish().await;
+        Ok(())
+    }
+
+    async fn open_blob(
+        &self,
+        digest: &str,
+        wanted: &Wanted,
+    ) -> Result<reqwest::Response, RegistryError> {
+        let url = self.url("blobs", digest);
+        let authorization = self.authorization();
+        let mut request =
+            Request { url, wanted: wanted.clone(), accept: None, authorization: authorization.as_ref() };
+        let mut response = self.http.get(&request).await?;
+        let renewed;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            renewed = self.authorize(response.headers()).await?;
+            request.authorization = Some(&renewed);
+            response = self.http.get(&request).await?;
+        }
+        if response.status() != StatusCode::OK {
+            return Err(RegistryError::status(wanted, response.status().as_u16(), b""));
+        }
+        Ok(response)
+    }
+
+    async fn get_small(
+        &self,
+        kind: &str,
+        selector: &str,
+        accept: Option<&'static str>,
+        wanted: Wanted,
+        limit: usize,
+    ) -> Result<Answer, RegistryError> {
+        let url = self.url(kind, selector);
+        let authorization = self.authorization();
+        let mut request = Request { url, wanted, accept, authorization: authorization.as_ref() };
+        let mut answer = self.http.get_small(&request, limit).await?;
+        let renewed;
+        if answer.status == StatusCode::UNAUTHORIZED {
+            renewed = self.authorize(&answer.headers).await?;
+            request.authorization = Some(&renewed);
+            answer = self.http.get_small(&request, limit).await?;
+        }
+        if answer.status != StatusCode::OK {
+            let status = answer.status.as_u16();
+            return Err(RegistryError::status(&request.wanted, status, &answer.body));
+        }
+        Ok(answer)
+    }
+
+    async fn authorize(
+        &self,
+        headers: &reqwest::header::HeaderMap,
+    ) -> Result<HeaderValue, RegistryError> {
+        let value = token::answer_challenge(
+            &self.http,
+            &self.endpoint.repository,
+            &self.base,
+            headers,
+            self.credentials.as_ref(),
+        )
+        .await?;
+        *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(value.clone());
+        Ok(value)
+    }
+
+    fn authorization(&self) -> Option<HeaderValue> {
+        self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Repository, tag and digest have a grammar without a character that would need escaping.
+    fn url(&self, kind: &str, selector: &str) -> Url {
+        let mut url = self.base.clone();
+        url.set_path(&format!("/v2/{}/{kind}/{selector}", self.endpoint.repository));
+        url
+    }
+}
+
+/// Every kind of manifest that we can read; what else a registry has, it may refuse or convert.
+const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
+    application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json, \
+    application/vnd.docker.distribution.manifest.v2+json";

@@ -1,0 +1,256 @@
+//! What can go wrong between us and a registry.
+
+use std::fmt;
+
+/// What was asked for, and of whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The registry, `host[:port]`.
+    pub host: String,
+    /// The repository, tag and digest as the registry was asked for them.
+    pub thing: String,
+}
+
+impl Wanted {
+    /// The manifest `selector` (a tag or a digest) of a repository.
+    pub(crate) fn manifest(host: &str, repository: &str, selector: &str) -> Self {
+        Self { host: host.into(), thing: format!("manifest {selector} of {repository}") }
+    }
+
+    /// The blob `digest` of a repository.
+    pub(crate) fn blob(host: &str, repository: &str, digest: &str) -> Self {
+        Self { host: host.into(), thing: format!("blob {digest} of {repository}") }
+    }
+
+    /// A token for a repository.
+    pub(crate) fn token(host: &str, repository: &str) -> Self {
+        Self { host: host.into(), thing: format!("a pull token for {repository}") }
+    }
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} from {}", self.thing, self.host)
+    }
+}
+
+/// A registry that could not or would not serve.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegistryError {
+    /// The configuration cannot be turned into an HTTP client: a bad proxy or certificate.
+    #[error("proxy or certificates of the registry client")]
+    Client(#[source] reqwest::Error),
+
+    /// `registries.conf` says `blocked` for this name.
+    #[error("{name} is blocked by the registries configuration")]
+    Blocked {
+        /// The name that was asked for.
+        name: String,
+    },
+
+    /// No connection: name resolution, refused, unreachable, TLS. The network's or the
+    /// certificate's fault; the source says which.
+    #[error("{wanted}: no connection ({reason})")]
+    Unreachable {
+        /// What was asked for.
+        wanted: Wanted,
+        /// The innermost cause, as the system puts it.
+        reason: String,
+    },
+
+    /// The connection broke, or the answer was not HTTP, after it had been established.
+    #[error("{wanted}: the connection broke ({reason})")]
+    Broken {
+        /// What was asked for.
+        wanted: Wanted,
+        /// The innermost cause, as the system puts it.
+        reason: String,
+    },
+
+    /// No byte came within the deadline.
+    #[error("{wanted}: no answer within the deadline")]
+    Stalled {
+        /// What was asked for.
+        wanted: Wanted,
+    },
+
+    /// The answer as a whole took longer than its deadline.
+    #[error("{wanted}: the answer took longer than {seconds} s")]
+    Deadline {
+        /// What was asked for.
+        wanted: Wanted,
+        /// The deadline, in seconds.
+        seconds: u64,
+    },
+
+    /// The registry has no such thing (404).
+    #[error("{wanted}: not found")]
+    NotFound {
+        /// What was asked for.
+        wanted: Wanted,
+    },
+
+    /// The registry wants other credentials than we have (401, 403).
+    #[error("{wanted}: access refused, HTTP status {status}{}", said(message))]
+    Refused {
+        /// What was asked for.
+        wanted: Wanted,
+        /// The HTTP status.
+        status: u16,
+        /// What the registry said, printable and short.
+        message: Option<String>,
+    },
+
+    /// Any other status than success.
+    #[error("{wanted}: HTTP status {status}{}", said(message))]
+    Status {
+        /// What was asked for.
+        wanted: Wanted,
+        /// The HTTP status.
+        status: u16,
+        /// What the registry said, printable and short.
+        message: Option<String>,
+    },
+
+    /// The answer is larger than its cap.
+    #[error("{wanted}: larger than the limit of {limit} bytes")]
+    TooLarge {
+        /// What was asked for.
+        wanted: Wanted,
+        /// The cap, in bytes.
+        limit: usize,
+    },
+
+    /// The registry announces another length than the descriptor has.
+    #[error("{wanted}: expected {expected} bytes, found {found}")]
+    WrongSize {
+        /// What was asked for.
+        wanted: Wanted,
+        /// Size in the descriptor, in bytes.
+        expected: u64,
+        /// Size found, in bytes.
+        found: u64,
+    },
+
+    /// A small blob (config, signature) is not what its descriptor says.
+    #[error("{wanted}: expected {expected}, found {found}")]
+    WrongDigest {
+        /// What was asked for.
+        wanted: Wanted,
+        /// The digest in the descriptor.
+        expected: String,
+        /// The digest of the bytes received.
+        found: String,
+    },
+
+    /// A redirect that we do not follow.
+    #[error("{wanted}: redirect refused: {reason}")]
+    BadRedirect {
+        /// What was asked for.
+        wanted: Wanted,
+        /// Why it is not followed.
+        reason: &'static str,
+    },
+
+    /// One redirect after another.
+    #[error("{wanted}: more than {limit} redirects")]
+    TooManyRedirects {
+        /// What was asked for.
+        wanted: Wanted,
+        /// How many are followed.
+        limit: usize,
+    },
+
+    /// The registry asks for an authentication that we cannot give.
+    #[error("{wanted}: cannot authenticate: {reason}")]
+    Challenge {
+        /// What was asked for.
+        wanted: Wanted,
+        /// What is wrong with the challenge or with the token server's answer.
+        reason: &'static str,
+    },
+}
+
+impl RegistryError {
+    /// Sorts a failure of the HTTP client by what it means to the reader.
+    pub(crate) fn transport(wanted: &Wanted, source: reqwest::Error) -> Self {
+        let wanted = wanted.clone();
+        if source.is_timeout() {
+            return Self::Stalled { wanted };
+        }
+        let reason = innermost(&source);
+        if source.is_connect() {
+            return Self::Unreachable { wanted, reason };
+        }
+        Self::Broken { wanted, reason }
+    }
+
+    /// An answer with a status other than success.
+    pub(crate) fn status(wanted: &Wanted, status: u16, body: &[u8]) -> Self {
+        let wanted = wanted.clone();
+        let message = printable(body);
+        match status {
+            404 => Self::NotFound { wanted },
+            401 | 403 => Self::Refused { wanted, status, message },
+            _ => Self::Status { wanted, status, message },
+        }
+    }
+}
+
+/// The last cause in a chain: the one that names DNS, the certificate or the socket.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
+
+/// What a registry says of its error: one line, printable, short.
+fn printable(body: &[u8]) -> Option<String> {
+    let text: String = String::from_utf8_lossy(body)
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(MAX_MESSAGE)
+        .collect();
+    let text = text.trim();
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+fn said(message: &Option<String>) -> String {
+    message.as_ref().map_or_else(String::new, |text| format!(", the registry says: {text}"))
+}
+
+const MAX_MESSAGE: usize = 300;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn message_of_a_registry_is_one_short_printable_line() {
+        let body = format!("\u{1b}[31mno\r\nway{}", "x".repeat(1000));
+        let text = printable(body.as_bytes()).unwrap();
+        assert!(text.starts_with("[31mno  way"), "{text}");
+        assert!(text.len() <= MAX_MESSAGE);
+        assert_eq!(printable(b" \n"), None);
+    }
+
+    #[test]
+    fn status_is_sorted_by_meaning() {
+        let wanted = Wanted::manifest("registry.example", "app", "1");
+        assert!(matches!(
+            RegistryError::status(&wanted, 404, b""),
+            RegistryError::NotFound { .. }
+        ));
+        assert!(matches!(
+            RegistryError::status(&wanted, 403, b"{}"),
+            RegistryError::Refused { status: 403, .. }
+        ));
+        assert!(matches!(
+            RegistryError::status(&wanted, 503, b""),
+            RegistryError::Status { status: 503, message: None, .. }
+        ));
+    }
+}

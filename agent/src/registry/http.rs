@@ -1,0 +1,282 @@
+//! HTTP with caps and deadlines: the only file that imports the HTTP client.
+//!
+//! Whatever a server sends, no body is read past its cap and no wait is longer than its deadline.
+//! Redirects are followed by hand, because what may follow one is a matter of security: never
+//! from https to http, and never with our credentials to another host.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
+use reqwest::{Certificate, Client, Proxy, Response, StatusCode, Url};
+
+use super::error::{RegistryError, Wanted};
+use crate::config::Timeouts;
+
+/// How registries are reached: proxy, extra roots and deadlines, as configured.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Route {
+    /// Proxy for https requests.
+    pub(crate) https_proxy: Option<String>,
+    /// Proxy for plain http requests.
+    pub(crate) http_proxy: Option<String>,
+    /// Hosts, domains and networks that no proxy is used for.
+    pub(crate) no_proxy: Option<String>,
+    /// PEM certificates trusted besides the system's.
+    pub(crate) extra_root_certificates: Vec<String>,
+    /// Deadlines of a connection.
+    pub(crate) timeouts: Timeouts,
+}
+
+/// An HTTP client that only knows capped, bounded GETs.
+#[derive(Debug, Clone)]
+pub(crate) struct Http {
+    client: Client,
+    timeouts: Timeouts,
+}
+
+/// A request for one thing of one registry.
+#[derive(Debug)]
+pub(crate) struct Request<'a> {
+    /// Where the thing is.
+    pub(crate) url: Url,
+    /// What is asked for, as errors name it.
+    pub(crate) wanted: Wanted,
+    /// Value of the `Accept` header.
+    pub(crate) accept: Option<&'static str>,
+    /// Value of the `Authorization` header, for the host of `url` alone.
+    pub(crate) authorization: Option<&'a HeaderValue>,
+}
+
+impl Http {
+    /// A client for hosts reached by TLS.
+    pub(crate) fn secure(route: &Route) -> Result<Self, RegistryError> {
+        let mut builder = builder(route)?.https_only(true);
+        for pem in &route.extra_root_certificates {
+            let certificate = Certificate::from_pem(pem.as_bytes()).map_err(RegistryError::Client)?;
+            builder = builder.add_root_certificate(certificate);
+        }
+        Self::build(builder, route)
+    }
+
+    /// A client for hosts that the owner has declared `insecure`: plain http.
+    ///
+    /// It trusts no certificate at all, so that it works in a guest without any root, and so that
+    /// a redirect to https ends in an error instead of in a surprise.
+    pub(crate) fn plain(route: &Route) -> Result<Self, RegistryError> {
+        Self::build(builder(route)?.tls_certs_only([]), route)
+    }
+
+    fn build(builder: reqwest::ClientBuilder, route: &Route) -> Result<Self, RegistryError> {
+        let client = builder.build().map_err(RegistryError::Client)?;
+        Ok(Self { client, timeouts: route.timeouts })
+    }
+
+    /// Sends a GET, follows redirects, and returns the first answer that is not one.
+    ///
+    /// The answer may have any other status: its meaning is the caller's business.
+    pub(crate) async fn get(&self, request: &Request<'_>) -> Result<Response, RegistryError> {
+        let mut url = request.url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.send(&url, request).await?;
+            if !response.status().is_redirection() {
+                return Ok(response);
+            }
+            url = redirect_target(&url, response.headers(), request)?;
+        }
+        Err(RegistryError::TooManyRedirects { wanted: request.wanted.clone(), limit: MAX_REDIRECTS })
+    }
+
+    /// Sends a GET and reads the whole answer, which may not be larger than `limit` bytes.
+    pub(crate) async fn get_small(
+        &self,
+        request: &Request<'_>,
+        limit: usize,
+    ) -> Result<Answer, RegistryError> {
+        let seconds = self.timeouts.idle;
+        let whole = async {
+            let response = self.get(request).await?;
+            let status = response.status();
+            let headers = response.headers().clone();
+            let cap = if status.is_success() { limit } else { MAX_ERROR_BODY };
+            let body = read_capped(response, cap, status.is_success(), request).await?;
+            Ok(Answer { status, headers, body })
+        };
+        // A small answer has one deadline for all of it, so that a byte now and then
+        // does not keep us waiting for ever.
+        tokio::time::timeout(seconds, whole).await.unwrap_or_else(|_| {
+            Err(RegistryError::Deadline { wanted: request.wanted.clone(), seconds: seconds.as_secs() })
+        })
+    }
+
+    async fn send(&self, url: &Url, request: &Request<'_>) -> Result<Response, RegistryError> {
+        let mut get = self.client.get(url.clone());
+        if let Some(accept) = request.accept {
+            get = get.header(reqwest::header::ACCEPT, accept);
+        }
+        if let Some(value) = request.authorization
+            && same_origin(url, &request.url)
+        {
+            get = get.header(AUTHORIZATION, value);
+        }
+        get.send().await.map_err(|source| RegistryError::transport(&request.wanted, source))
+    }
+}
+
+/// A whole answer, read within its cap.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// Status of the answer.
+    pub(crate) status: StatusCode,
+    /// Headers of the answer.
+    pub(crate) headers: HeaderMap,
+    /// The body: the whole of it for a success, the beginning of it for an error.
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    /// The `Content-Type`, if it is one line of text.
+    pub(crate) fn content_type(&self) -> Option<&str> {
+        self.headers.get(reqwest::header::CONTENT_TYPE)?.to_str().ok()
+    }
+}
+
+/// Reads the next piece of a body. The idle deadline is the client's.
+pub(crate) async fn next_chunk(
+    response: &mut Response,
+    wanted: &Wanted,
+) -> Result<Option<Bytes>, RegistryError> {
+    response.chunk().await.map_err(|source| RegistryError::transport(wanted, source))
+}
+
+async fn read_capped(
+    mut response: Response,
+    limit: usize,
+    strict: bool,
+    request: &Request<'_>,
+) -> Result<Vec<u8>, RegistryError> {
+    let too_large = || RegistryError::TooLarge { wanted: request.wanted.clone(), limit };
+    let announced = response.content_length().unwrap_or(0);
+    if strict && announced > u64::try_from(limit).unwrap_or(u64::MAX) {
+        return Err(too_large());
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = next_chunk(&mut response, &request.wanted).await? {
+        let room = limit.saturating_sub(body.len());
+        if chunk.len() > room {
+            if strict {
+                return Err(too_large());
+            }
+            body.extend_from_slice(chunk.get(..room).unwrap_or_default());
+            break;
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+fn builder(route: &Route) -> Result<reqwest::ClientBuilder, RegistryError> {
+    let mut builder = Client::builder()
+        .user_agent(concat!("image-agent/", env!("CARGO_PKG_VERSION")))
+        .no_proxy()
+        .referer(false)
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(route.timeouts.connect)
+        .read_timeout(route.timeouts.idle);
+    let exceptions = || route.no_proxy.as_deref().and_then(reqwest::NoProxy::from_string);
+    if let Some(url) = &route.https_proxy {
+        let proxy = Proxy::https(url).map_err(RegistryError::Client)?;
+        builder = builder.proxy(proxy.no_proxy(exceptions()));
+    }
+    if let Some(url) = &route.http_proxy {
+        let proxy = Proxy::http(url).map_err(RegistryError::Client)?;
+        builder = builder.proxy(proxy.no_proxy(exceptions()));
+    }
+    Ok(builder)
+}
+
+fn redirect_target(
+    from: &Url,
+    headers: &HeaderMap,
+    request: &Request<'_>,
+) -> Result<Url, RegistryError> {
+    let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
+    let bad = |reason| RegistryError::BadRedirect { wanted: request.wanted.clone(), reason };
+    let target = location
+        .and_then(|location| from.join(location).ok())
+        .ok_or_else(|| bad("its Location is missing or not a URL"))?;
+    match (from.scheme(), target.scheme()) {
+        (_, "https") | ("http", "http") => Ok(target),
+        ("https", "http") => Err(bad("it leads from https to http")),
+        _ => Err(bad("it leads to a scheme other than https")),
+    }
+}
+
+fn same_origin(one: &Url, other: &Url) -> bool {
+    one.origin() == other.origin()
+}
+
+const MAX_REDIRECTS: usize = 5;
+const MAX_ERROR_BODY: usize = 4096;
+
+/// The deadlines that a client starts with when nothing is configured.
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            idle: Duration::from_secs(30),
+            total: Duration::from_secs(1200),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(from: &str, location: &str) -> Result<Url, RegistryError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(LOCATION, HeaderValue::from_str(location).unwrap());
+        let request = Request {
+            url: Url::parse(from).unwrap(),
+            wanted: Wanted::manifest("registry.example", "app", "1"),
+            accept: None,
+            authorization: None,
+        };
+        redirect_target(&request.url, &headers, &request)
+    }
+
+    #[test]
+    fn redirect_stays_on_https() {
+        assert_eq!(
+            target("https://registry.example/v2/", "/blob?sig=1").unwrap().as_str(),
+            "https://registry.example/blob?sig=1"
+        );
+        assert_eq!(
+            target("https://registry.example/v2/", "https://cdn.example/b").unwrap().as_str(),
+            "https://cdn.example/b"
+        );
+        for location in ["http://cdn.example/b", "ftp://cdn.example/b", "file:///etc/passwd"] {
+            assert!(
+                matches!(
+                    target("https://registry.example/v2/", location),
+                    Err(RegistryError::BadRedirect { .. })
+                ),
+                "{location}"
+            );
+        }
+    }
+
+    #[test]
+    fn credentials_belong_to_one_origin() {
+        let registry = Url::parse("https://registry.example/v2/").unwrap();
+        for other in [
+            "https://registry.example:8443/v2/",
+            "http://registry.example/v2/",
+            "https://cdn.registry.example/v2/",
+        ] {
+            assert!(!same_origin(&Url::parse(other).unwrap(), &registry), "{other}");
+        }
+        assert!(same_origin(&Url::parse("https://registry.example:443/x").unwrap(), &registry));
+    }
+}

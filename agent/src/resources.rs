@@ -1,0 +1,243 @@
+//! Resources: the owner's policy, keys and credentials, by URI.
+//!
+//! `kbs://` comes from the Key Broker Service by attested requests, `file://` and bare paths from
+//! the guest's own measured files. Nothing is kept on disk, and nothing is kept in memory either:
+//! every pull asks again, so that a rotated policy or key takes effect with the next pull.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kbs_client::{Attester, KbsClient, KbsConfig, OfflineFs, ResourceUri, SampleAttester, Secret};
+use zeroize::Zeroizing;
+
+use crate::blocking::blocking;
+use crate::config::{AttesterName, Config, Kbc};
+
+/// Where resources come from, for the life of the process.
+#[derive(Debug)]
+pub struct Resources {
+    kbs: Kbs,
+}
+
+#[derive(Debug)]
+enum Kbs {
+    Remote(KbsClient),
+    Offline(Vec<PathBuf>),
+    NoAttester,
+}
+
+/// A resource that could not be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResourceError {
+    /// The location is none that we can read: the owner's or the guest builder's typo.
+    #[error("{location}: not a kbs:///, file:/// or absolute path")]
+    Location {
+        /// The location as it was written.
+        location: String,
+    },
+
+    /// The `kbs://` URI is malformed.
+    #[error("{location}")]
+    Uri {
+        /// The location as it was written.
+        location: String,
+        /// What is wrong with it.
+        source: kbs_client::UriError,
+    },
+
+    /// No attester is configured, so that no Key Broker Service can be asked.
+    #[error(
+        "{location}: no attester is configured; set `attester` in the table [image_agent] \
+         (this version knows \"sample\", which proves nothing and is for trying things out)"
+    )]
+    NoAttester {
+        /// The location as it was written.
+        location: String,
+    },
+
+    /// The Key Broker Service refused or could not be asked.
+    #[error("{location}")]
+    Kbs {
+        /// The location as it was written.
+        location: String,
+        /// The client's account.
+        source: Box<kbs_client::Error>,
+    },
+
+    /// A file that cannot be read.
+    #[error("{path}")]
+    File {
+        /// The path of the file.
+        path: PathBuf,
+        /// The system's account.
+        source: std::io::Error,
+    },
+
+    /// A resource beyond the cap.
+    #[error("{location}: larger than the limit of {limit} bytes")]
+    TooLarge {
+        /// The location as it was written.
+        location: String,
+        /// The cap, in bytes.
+        limit: usize,
+    },
+}
+
+impl Resources {
+    /// Resources as `config` says; nothing is connected or read yet.
+    pub fn new(config: &Config) -> Result<Self, kbs_client::ConfigError> {
+        let kbs = match &config.kbc {
+            Kbc::OfflineFs { extra_files } => {
+                let usual = OfflineFs::DEFAULT_FILES.iter().map(PathBuf::from);
+                Kbs::Offline(usual.chain(extra_files.iter().cloned()).collect())
+            }
+            Kbc::Kbs { url, certificates } => match config.image_agent.attester {
+                None => Kbs::NoAttester,
+                Some(AttesterName::Sample) => {
+                    let attester: Arc<dyn Attester> = Arc::new(SampleAttester);
+                    let mut settings = KbsConfig::new(url.clone());
+                    let roots = certificates.iter().map(|pem| pem.clone().into_bytes());
+                    settings.root_certificates.extend(roots);
+                    Kbs::Remote(KbsClient::new(settings, attester)?)
+                }
+            },
+        };
+        Ok(Self { kbs })
+    }
+
+    /// Whether what comes from the Key Broker Service is known to come from it. Over plain http
+    /// (loopback apart) it is whatever the host says; see `SECURITY.md`.
+    pub fn kbs_authenticated(&self) -> bool {
+        match &self.kbs {
+            Kbs::Remote(client) => client.authenticated(),
+            Kbs::Offline(_) | Kbs::NoAttester => true,
+        }
+    }
+
+    /// The resource at `location`: `kbs:///repository/type/tag`, `file:///path` or `/path`.
+    pub async fn fetch(&self, location: &str) -> Result<Secret, ResourceError> {
+        match Location::parse(location)? {
+            Location::Kbs(uri) => self.fetch_kbs(location, &uri).await,
+            Location::File(path) => read_file(location, path).await,
+        }
+    }
+
+    async fn fetch_kbs(&self, location: &str, uri: &ResourceUri) -> Result<Secret, ResourceError> {
+        let answer = match &self.kbs {
+            Kbs::Remote(client) => client.resource(uri).await,
+            Kbs::Offline(files) => offline(files.clone(), uri.clone()).await,
+            Kbs::NoAttester => {
+                return Err(ResourceError::NoAttester { location: location.to_owned() });
+            }
+        };
+        answer.map_err(|source| ResourceError::Kbs {
+            location: location.to_owned(),
+            source: Box::new(source),
+        })
+    }
+}
+
+/// The files are read anew each time: what a guest builder changes takes effect at once.
+async fn offline(files: Vec<PathBuf>, uri: ResourceUri) -> Result<Secret, kbs_client::Error> {
+    blocking(move || Ok(OfflineFs::open(files)?.resource(&uri)?)).await
+}
+
+enum Location {
+    Kbs(ResourceUri),
+    File(PathBuf),
+}
+
+impl Location {
+    fn parse(location: &str) -> Result<Self, ResourceError> {
+        if location.starts_with("kbs:") || location.starts_with("kbs+") {
+            return location.parse().map(Self::Kbs).map_err(|source| ResourceError::Uri {
+                location: location.to_owned(),
+                source,
+            });
+        }
+        let path = Path::new(location.strip_prefix("file://").unwrap_or(location));
+        if path.is_absolute() {
+            return Ok(Self::File(path.to_owned()));
+        }
+        Err(ResourceError::Location { location: location.to_owned() })
+    }
+}
+
+/// Reads a file of the guest, off the async threads, at most [`MAX_RESOURCE`] bytes of it.
+async fn read_file(location: &str, path: PathBuf) -> Result<Secret, ResourceError> {
+    let shown = path.clone();
+    let reading = blocking(move || {
+        let mut bytes = Zeroizing::new(Vec::new());
+        let limit = u64::try_from(MAX_RESOURCE).unwrap_or(u64::MAX);
+        // A fifo or device under a resource's name must not hang a pull.
+        let file = std::fs::File::open(&path)?;
+        if !file.metadata()?.is_file() {
+            return Err(std::io::Error::other("not a regular file"));
+        }
+        file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    });
+    let bytes = reading.await.map_err(|source| ResourceError::File { path: shown, source })?;
+    if bytes.len() > MAX_RESOURCE {
+        let location = location.to_owned();
+        return Err(ResourceError::TooLarge { location, limit: MAX_RESOURCE });
+    }
+    Ok(Secret::new(bytes))
+}
+
+/// As the Key Broker Service itself limits it.
+const MAX_RESOURCE: usize = 2 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offline() -> Resources {
+        Resources { kbs: Kbs::NoAttester }
+    }
+
+    #[tokio::test]
+    async fn reads_files_of_the_guest_by_uri_and_by_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("policy.json");
+        std::fs::write(&path, b"{}").unwrap();
+        for location in [format!("file://{}", path.display()), path.display().to_string()] {
+            assert_eq!(offline().fetch(&location).await.unwrap().expose(), b"{}");
+        }
+    }
+
+    #[tokio::test]
+    async fn refuses_what_is_no_location_by_name() {
+        for location in ["policy.json", "https://example.com/p", "oci:x", "", "file://../x"] {
+            match offline().fetch(location).await {
+                Err(ResourceError::Location { location: named }) => assert_eq!(named, location),
+                other => panic!("{location}: {other:?}"),
+            }
+        }
+        assert!(matches!(
+            offline().fetch("kbs:///../a/b").await,
+            Err(ResourceError::Uri { .. })
+        ));
+        assert!(matches!(
+            offline().fetch("kbs:///a/b/c").await,
+            Err(ResourceError::NoAttester { .. })
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_file_beyond_the_cap_or_of_another_kind_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let large = folder.path().join("large");
+        std::fs::write(&large, vec![0; MAX_RESOURCE + 1]).unwrap();
+        assert!(matches!(
+            offline().fetch(large.to_str().unwrap()).await,
+            Err(ResourceError::TooLarge { limit: MAX_RESOURCE, .. })
+        ));
+        assert!(matches!(
+            offline().fetch(folder.path().to_str().unwrap()).await,
+            Err(ResourceError::File { .. })
+        ));
+    }
+}

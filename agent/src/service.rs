@@ -1,0 +1,110 @@
+//! `api.ImagePullService` over ttrpc: one call in, one pull, one answer or status out.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tracing::{error, info};
+use ttrpc::r#async::{Service, TtrpcContext};
+
+use crate::error::Error;
+use crate::generated::api::{ImagePullRequest, ImagePullResponse};
+use crate::generated::api_ttrpc::{ImagePullService, create_image_pull_service};
+use crate::progress::Listener;
+use crate::pull::{Agent, Pulled};
+use crate::status;
+
+/// What stands behind the socket.
+#[derive(Debug)]
+pub(crate) enum Backend {
+    /// The daemon as configured.
+    Ready(Arc<Agent>),
+    /// The configuration is broken. kata-agent discards what we print, so the error is kept and
+    /// given to every call.
+    Misconfigured(String),
+}
+
+/// The ttrpc services of `backend`, by name.
+pub(crate) fn services(backend: Backend) -> HashMap<String, Service> {
+    create_image_pull_service(Arc::new(PullService(backend)))
+}
+
+struct PullService(Backend);
+
+#[async_trait::async_trait]
+impl ImagePullService for PullService {
+    async fn pull_image(
+        &self,
+        context: &TtrpcContext,
+        request: ImagePullRequest,
+    ) -> ttrpc::Result<ImagePullResponse> {
+        let agent = match &self.0 {
+            Backend::Ready(agent) => Arc::clone(agent),
+            Backend::Misconfigured(text) => {
+                return Err(ttrpc::Error::RpcStatus(status::misconfigured(text)));
+            }
+        };
+        let verbose = agent.verbose_errors();
+        let image = request.image_url.clone();
+        let deadline = caller_deadline(context);
+        // A task of its own: a panic in it is this call's error and nobody else's.
+        let task = AbortOnDrop(tokio::spawn(pull(agent, request, deadline)));
+        match task.finished().await {
+            Ok(pulled) => {
+                let mut response = ImagePullResponse::new();
+                response.manifest_digest = pulled.manifest_digest.to_string();
+                Ok(response)
+            }
+            Err(failure) => {
+                error!(%image, error = %status::for_the_log(&failure), "pull failed");
+                let status = status::for_the_caller(&image, &failure, verbose);
+                Err(ttrpc::Error::RpcStatus(status))
+            }
+        }
+    }
+}
+
+async fn pull(
+    agent: Arc<Agent>,
+    request: ImagePullRequest,
+    deadline: Option<Duration>,
+) -> Result<Pulled, Error> {
+    let bundle = Path::new(&request.bundle_path);
+    info!(image = %request.image_url, bundle = %bundle.display(), "pull asked for");
+    let listener = Listener::silent();
+    let pulling = agent.pull(&request.image_url, bundle, &listener);
+    match deadline {
+        None => pulling.await,
+        Some(limit) => tokio::time::timeout(limit, pulling)
+            .await
+            .unwrap_or(Err(Error::Deadline { seconds: limit.as_secs() })),
+    }
+}
+
+/// The time that the caller will wait, less what our own answer needs to arrive in it.
+fn caller_deadline(context: &TtrpcContext) -> Option<Duration> {
+    let nanoseconds = u64::try_from(context.timeout_nano).ok().filter(|limit| *limit > 0)?;
+    let limit = Duration::from_nanos(nanoseconds);
+    Some(limit.saturating_sub((limit / 20).min(Duration::from_millis(250))))
+}
+
+/// A pull that ends when its caller goes away: ttrpc drops the handler of a closed connection.
+struct AbortOnDrop(JoinHandle<Result<Pulled, Error>>);
+
+impl AbortOnDrop {
+    async fn finished(mut self) -> Result<Pulled, Error> {
+        match (&mut self.0).await {
+            Ok(result) => result,
+            Err(stopped) if stopped.is_panic() => Err(Error::Panicked),
+            Err(_aborted) => Err(Error::ShuttingDown),
+        }
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

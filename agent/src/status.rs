@@ -1,0 +1,340 @@
+//! What the caller may read of an error: the only text that leaves the process.
+//!
+//! The caller relays it to the host. So the text has a stage and a cause, both from closed lists,
+//! and what the host knows anyway: the image's name, hosts, HTTP statuses, digests, sizes and
+//! counts. Names of keys and resources, what a registry says, file names of the image and paths
+//! of the guest stay in the guest's log, unless `verbose_errors` is set.
+
+use policy::{ConfigError, ManifestError};
+use ttrpc::{Code, Status, get_status};
+
+use crate::bundle::BundleError;
+use crate::error::{Error, chain};
+use crate::registry::{OpenError, RegistryError};
+use crate::resources::ResourceError;
+use crate::store::StoreError;
+
+/// The status of a pull that failed.
+pub(crate) fn for_the_caller(image: &str, error: &Error, verbose: bool) -> Status {
+    let verdict = Verdict::of(error);
+    // The name is the caller's own; it is cut so that it cannot fill the answer.
+    let image: String = image.chars().filter(|c| !c.is_control()).take(MAX_IMAGE_NAME).collect();
+    let mut text = format!("Failed to pull image {image}: {}: {}", verdict.stage, verdict.cause);
+    if let Some(facts) = &verdict.facts {
+        text.push_str(": ");
+        text.push_str(facts);
+    }
+    if verbose {
+        text.push_str(" [");
+        text.push_str(&chain(error));
+        text.push(']');
+    }
+    get_status(verdict.code, text)
+}
+
+/// The status of every call while the configuration is broken.
+///
+/// The configuration is the owner's and reaches the guest through the host, so its errors may
+/// be read there.
+pub(crate) fn misconfigured(text: &str) -> Status {
+    let text = format!("Failed to pull image: configuration: {text}");
+    get_status(Code::FAILED_PRECONDITION, text)
+}
+
+/// The whole story, for the guest's own log.
+pub(crate) fn for_the_log(error: &Error) -> String {
+    chain(error)
+}
+
+/// An error in words from closed lists, with facts that the host knows anyway.
+#[derive(Debug)]
+struct Verdict {
+    code: Code,
+    stage: &'static str,
+    cause: &'static str,
+    facts: Option<String>,
+}
+
+fn verdict(code: Code, stage: &'static str, cause: &'static str) -> Verdict {
+    Verdict { code, stage, cause, facts: None }
+}
+
+impl Verdict {
+    fn with(self, facts: String) -> Self {
+        Self { facts: Some(facts), ..self }
+    }
+
+    fn of(error: &Error) -> Self {
+        match error {
+            Error::Reference(source) => {
+                verdict(Code::INVALID_ARGUMENT, "reference", "malformed image name")
+                    .with(source.to_string())
+            }
+            Error::BundlePath(source) => of_bundle("bundle path", source),
+            Error::NoPolicy { hint } => {
+                verdict(Code::FAILED_PRECONDITION, "policy", "no image policy is configured")
+                    .with(hint.clone())
+            }
+            Error::Policy(_) => {
+                verdict(Code::FAILED_PRECONDITION, "policy", "malformed image policy")
+            }
+            Error::Registries(_) => {
+                verdict(Code::FAILED_PRECONDITION, "resolve", "malformed registries configuration")
+            }
+            Error::Resource { source, .. } => of_resource(source),
+            Error::Open(OpenError::Registry(source)) => of_registry("resolve", source),
+            Error::Open(OpenError::Rewrite(_)) => verdict(
+                Code::FAILED_PRECONDITION,
+                "resolve",
+                "the registries configuration makes no name of this one",
+            ),
+            Error::Open(OpenError::Credentials(_)) => {
+                verdict(Code::FAILED_PRECONDITION, "resolve", "malformed registry credentials")
+            }
+            Error::Resolve(source) => of_registry("resolve", source),
+            Error::FetchConfig(source) => of_registry("config", source),
+            Error::Fetch { source, .. } => of_registry("fetch", source),
+            Error::Manifest(source) => of_manifest(source),
+            Error::Platform(source) => {
+                verdict(Code::NOT_FOUND, "resolve", "no image for this platform")
+                    .with(source.to_string())
+            }
+            Error::Denied { denied, .. } => verdict(
+                Code::PERMISSION_DENIED,
+                "decide",
+                "Image policy rejected: Denied by policy",
+            )
+            .with(denied.cause().to_owned()),
+            Error::Config(source) => of_config(source),
+            Error::Unpack { layer, source } => of_unpack(source).about(&layer.to_string()),
+            Error::Store(source) => of_store(source),
+            Error::Assemble(source) => of_bundle("assemble", source),
+            Error::Deadline { seconds } => {
+                verdict(Code::DEADLINE_EXCEEDED, "pull", "deadline exceeded")
+                    .with(format!("{seconds} s"))
+            }
+            Error::Panicked => verdict(Code::INTERNAL, "pull", "internal error"),
+            Error::ShuttingDown => verdict(Code::UNAVAILABLE, "pull", "the daemon is ending"),
+        }
+    }
+
+    /// Names the layer that the facts are about.
+    fn about(self, layer: &str) -> Self {
+        let facts = match &self.facts {
+            Some(facts) => format!("layer {layer}: {facts}"),
+            None => format!("layer {layer}"),
+        };
+        self.with(facts)
+    }
+}
+
+fn of_resource(error: &ResourceError) -> Verdict {
+    let failed = |cause| verdict(Code::UNAUTHENTICATED, "policy", cause);
+    let broken = |cause| verdict(Code::FAILED_PRECONDITION, "policy", cause);
+    match error {
+        ResourceError::NoAttester { .. } => broken("no attester is configured"),
+        ResourceError::Location { .. } | ResourceError::Uri { .. } => {
+            broken("malformed resource location")
+        }
+        ResourceError::File { .. } => broken("a resource file cannot be read"),
+        ResourceError::TooLarge { .. } => broken("a resource is too large"),
+        ResourceError::Kbs { source, .. } => match source.as_ref() {
+            kbs_client::Error::Unreachable { .. } => {
+                verdict(Code::UNAVAILABLE, "policy", "key broker service unreachable")
+            }
+            kbs_client::Error::Tls { .. } => failed("key broker service not trusted"),
+            kbs_client::Error::Version { ours, theirs, .. } => {
+                failed("key broker service speaks another protocol")
+                    .with(format!("expected {ours}, found {theirs}"))
+            }
+            kbs_client::Error::SessionRefused { .. }
+            | kbs_client::Error::EvidenceRefused { .. }
+            | kbs_client::Error::TokenRefused { .. } => failed("attestation refused"),
+            kbs_client::Error::PolicyDenied { .. } => {
+                failed("key broker service denies the resource")
+            }
+            kbs_client::Error::NotFound { .. } | kbs_client::Error::Offline(_) => {
+                failed("no such resource")
+            }
+            kbs_client::Error::Attester { .. } => failed("no evidence from the attester"),
+            _ => failed("key broker service failed"),
+        },
+    }
+}
+
+fn of_registry(stage: &'static str, error: &RegistryError) -> Verdict {
+    let fact = |wanted: &crate::registry::Wanted| wanted.to_string();
+    match error {
+        RegistryError::Client(_) => {
+            verdict(Code::FAILED_PRECONDITION, stage, "proxy or certificates are unusable")
+        }
+        RegistryError::Blocked { name } => {
+            verdict(Code::PERMISSION_DENIED, stage, "registry blocked by configuration")
+                .with(name.clone())
+        }
+        RegistryError::Unreachable { wanted, reason } => {
+            verdict(Code::UNAVAILABLE, stage, "registry unreachable")
+                .with(format!("{wanted}: {reason}"))
+        }
+        RegistryError::Broken { wanted, .. } => {
+            verdict(Code::UNAVAILABLE, stage, "connection to the registry broke").with(fact(wanted))
+        }
+        RegistryError::Stalled { wanted } => {
+            verdict(Code::UNAVAILABLE, stage, "registry stalled").with(fact(wanted))
+        }
+        RegistryError::Deadline { wanted, seconds } => {
+            verdict(Code::UNAVAILABLE, stage, "registry too slow")
+                .with(format!("{wanted}: {seconds} s"))
+        }
+        RegistryError::NotFound { wanted } => {
+            verdict(Code::NOT_FOUND, stage, "not found in the registry").with(fact(wanted))
+        }
+        RegistryError::Refused { wanted, status, .. } => {
+            verdict(Code::UNAUTHENTICATED, stage, "registry refuses access")
+                .with(format!("{wanted}: HTTP status {status}"))
+        }
+        RegistryError::Status { wanted, status, .. } => {
+            let code = if *status == 429 || *status >= 500 { Code::UNAVAILABLE } else { Code::INTERNAL };
+            verdict(code, stage, "registry failed").with(format!("{wanted}: HTTP status {status}"))
+        }
+        RegistryError::TooLarge { wanted, limit } => {
+            verdict(Code::RESOURCE_EXHAUSTED, stage, "limit exceeded")
+                .with(format!("{wanted}: more than {limit} bytes"))
+        }
+        RegistryError::WrongSize { wanted, expected, found } => {
+            verdict(Code::DATA_LOSS, stage, "size mismatch")
+                .with(format!("{wanted}: expected {expected} bytes, found {found}"))
+        }
+        RegistryError::WrongDigest { wanted, expected, found } => {
+            verdict(Code::DATA_LOSS, stage, "digest mismatch")
+                .with(format!("{wanted}: expected {expected}, found {found}"))
+        }
+        RegistryError::BadRedirect { wanted, reason } => {
+            verdict(Code::UNAVAILABLE, stage, "redirect refused").with(format!("{wanted}: {reason}"))
+        }
+        RegistryError::TooManyRedirects { wanted, limit } => {
+            verdict(Code::UNAVAILABLE, stage, "redirect refused")
+                .with(format!("{wanted}: more than {limit} redirects"))
+        }
+        RegistryError::Challenge { wanted, reason } => {
+            verdict(Code::UNAUTHENTICATED, stage, "registry refuses access")
+                .with(format!("{wanted}: {reason}"))
+        }
+    }
+}
+
+fn of_manifest(error: &ManifestError) -> Verdict {
+    let (code, cause) = match error {
+        ManifestError::TooLarge { .. } | ManifestError::TooManyLayers { .. } => {
+            (Code::RESOURCE_EXHAUSTED, "limit exceeded")
+        }
+        ManifestError::DigestMismatch { .. } => (Code::DATA_LOSS, "digest mismatch"),
+        ManifestError::SizeMismatch { .. } => (Code::DATA_LOSS, "size mismatch"),
+        ManifestError::EncryptedLayer { .. } => (Code::UNIMPLEMENTED, "encrypted layer"),
+        ManifestError::ForeignLayer { .. }
+        | ManifestError::UnsupportedLayer { .. }
+        | ManifestError::UnknownType { .. }
+        | ManifestError::Schema1 { .. }
+        | ManifestError::SchemaVersion { .. } => (Code::UNIMPLEMENTED, "unsupported image"),
+        _ => return verdict(Code::DATA_LOSS, "resolve", "malformed manifest"),
+    };
+    // These texts have digests, sizes, counts and media types of the manifest, which the host
+    // serves, and nothing else.
+    verdict(code, "resolve", cause).with(error.to_string())
+}
+
+fn of_config(error: &ConfigError) -> Verdict {
+    match error {
+        ConfigError::TooLarge { .. } => {
+            verdict(Code::RESOURCE_EXHAUSTED, "config", "limit exceeded").with(error.to_string())
+        }
+        ConfigError::Content(source) => {
+            verdict(Code::DATA_LOSS, "config", "digest mismatch").with(source.to_string())
+        }
+        ConfigError::LayerCount { .. } | ConfigError::Platform { .. } => {
+            verdict(Code::DATA_LOSS, "config", "config does not fit the image")
+                .with(error.to_string())
+        }
+        ConfigError::Layers(source) => of_manifest(source),
+        _ => verdict(Code::DATA_LOSS, "config", "malformed image config"),
+    }
+}
+
+fn of_unpack(error: &rootfs::Error) -> Verdict {
+    use rootfs::Error as E;
+    let stage = "unpack";
+    let hostile = |cause| verdict(Code::DATA_LOSS, stage, cause);
+    match error {
+        E::BlobTooLong { .. } | E::BlobTooShort { .. } => {
+            verdict(Code::DATA_LOSS, stage, "size mismatch").with(error.to_string())
+        }
+        E::BlobDigest { .. } | E::DiffId { .. } => {
+            verdict(Code::DATA_LOSS, stage, "digest mismatch").with(error.to_string())
+        }
+        E::Limit { .. } => {
+            verdict(Code::RESOURCE_EXHAUSTED, stage, "limit exceeded").with(error.to_string())
+        }
+        E::NoSpace { .. } => verdict(Code::RESOURCE_EXHAUSTED, stage, "disk full"),
+        E::Inflate { .. } | E::TrailingGarbage { .. } => {
+            verdict(Code::DATA_LOSS, stage, "damaged blob")
+        }
+        E::Read(_) => verdict(Code::UNAVAILABLE, stage, "the fetch stopped"),
+        E::Io { .. } | E::Thread { .. } | E::StagingUsed | E::ForeignProof => {
+            verdict(Code::INTERNAL, stage, "the guest cannot write the layer")
+        }
+        // What follows is archives that no honest tool makes. Their names are the image's, so
+        // only the kind of trick is told.
+        E::ParentComponent { .. } | E::ZeroInName { .. } => hostile("name leads out of the layer"),
+        E::ParentLink { .. } => hostile("link leads out of the layer"),
+        E::HardLink { .. } => hostile("hard link leads out of the layer"),
+        E::ParentNotDirectory { .. } | E::RootNotDirectory { .. } => {
+            hostile("file where a directory is needed")
+        }
+        E::DeviceOverDirectory { .. } => hostile("device where a directory was"),
+        E::WhiteoutDevice { .. } | E::OverlayXattr { .. } | E::Whiteout { .. } => {
+            hostile("archive forges overlay internals")
+        }
+        E::Truncated { .. } => hostile("archive is cut short"),
+        _ => hostile("malformed archive"),
+    }
+}
+
+fn of_store(error: &StoreError) -> Verdict {
+    let stage = "store";
+    match error {
+        StoreError::DiskFull { .. } => verdict(Code::RESOURCE_EXHAUSTED, stage, "disk full"),
+        StoreError::Tree { source, .. } if matches!(**source, rootfs::Error::NoSpace { .. }) => {
+            verdict(Code::RESOURCE_EXHAUSTED, stage, "disk full")
+        }
+        _ => verdict(Code::INTERNAL, stage, "the guest cannot use its store"),
+    }
+}
+
+fn of_bundle(stage: &'static str, error: &BundleError) -> Verdict {
+    match error {
+        // The bundle's path is the caller's own.
+        BundleError::Path(source) => {
+            verdict(Code::INVALID_ARGUMENT, stage, "unusable bundle path").with(source.to_string())
+        }
+        BundleError::Exists { .. } => {
+            verdict(Code::ALREADY_EXISTS, stage, "the bundle path holds a bundle already")
+        }
+        BundleError::Busy { .. } => {
+            verdict(Code::ALREADY_EXISTS, stage, "another bundle is being made there")
+        }
+        BundleError::DiskFull { .. } => verdict(Code::RESOURCE_EXHAUSTED, stage, "disk full"),
+        BundleError::Mount { layers, .. } => {
+            verdict(Code::INTERNAL, stage, "mount failed").with(format!("{layers} layers"))
+        }
+        BundleError::User(_) => {
+            verdict(Code::FAILED_PRECONDITION, stage, "the image's user cannot be resolved")
+        }
+        BundleError::Spec(_) => {
+            verdict(Code::FAILED_PRECONDITION, stage, "the image's config cannot be used")
+        }
+        BundleError::Store(source) => of_store(source),
+        _ => verdict(Code::INTERNAL, stage, "the guest cannot make the bundle"),
+    }
+}
+
+const MAX_IMAGE_NAME: usize = 512;

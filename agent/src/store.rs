@@ -1,0 +1,373 @@
+//! The work directory: proved layers, layers on their way, and the writable part of bundles.
+//!
+//! ```text
+//! layers/<key>/           the tree of a proved layer; the key binds boot, blob, diff_id, encryption
+//! records/<key>.json      what the key stands for
+//! staging/<name>/         a layer being unpacked, locked by whoever unpacks it
+//! overlay/<id>/           a bundle's upper and work directory and its record
+//! ```
+//!
+//! A layer is used only when blob digest and `diff_id` both are those of an approved image, and
+//! only within the boot that proved it. No approval is ever stored. Several processes may use one
+//! work directory at a time, so whatever is alive holds a lock, and only what is unlocked can be
+//! rubbish. The runtime mounts fresh disks over the work directory while we run, so a [`Store`] is
+//! opened for each pull.
+
+mod copy;
+#[cfg(test)]
+pub(crate) mod fixture;
+mod overlay;
+mod recover;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use policy::{Approved, Digest, Layer};
+use rootfs::{Dir, Staging, Unpacked};
+use rustix::fs::{AtFlags, FlockOperation, flock, unlinkat};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::copy::{copy_attributes, link_tree};
+pub(crate) use self::overlay::{BundleRecord, OverlayDirectory, Progress};
+pub(crate) use self::recover::Recovered;
+use crate::handle::{is_disk_full, open_directory, read_file, replace_file};
+use crate::mountinfo::MountInfoError;
+
+/// The work directory, opened.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    root: Dir,
+    layers: Dir,
+    records: Dir,
+    staging: Dir,
+    overlay: Dir,
+    boot_id: String,
+}
+
+/// A layer that was proved and is in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoredLayer {
+    key: String,
+    has_root_entry: bool,
+}
+
+/// Why the work directory cannot be used. In-guest paths are in fields of their own.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The guest is too small for the image, or other things fill it.
+    #[error("no space left in {}", path.display())]
+    DiskFull {
+        /// The file or directory that was being written.
+        path: PathBuf,
+    },
+
+    /// The file system of the work directory does not do what is needed.
+    #[error("{action} {}", path.display())]
+    Io {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// Why it did not work.
+        source: io::Error,
+    },
+
+    /// A tree cannot be made, published or removed.
+    #[error("{action} {}", path.display())]
+    Tree {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// On which directory.
+        path: PathBuf,
+        /// Why it did not work.
+        source: Box<rootfs::Error>,
+    },
+
+    /// What is mounted is not known, so nothing is taken for rubbish.
+    #[error("list of mounts")]
+    Mounts(#[source] MountInfoError),
+
+    /// A record of ours cannot be written as JSON: a defect.
+    #[error("record of {}", path.display())]
+    Record {
+        /// The record's file.
+        path: PathBuf,
+        /// Why not.
+        source: serde_json::Error,
+    },
+}
+
+impl Store {
+    /// Opens the work directory, and makes it with mode 0700 before if there is none.
+    pub(crate) fn open(work_dir: &Path) -> Result<Self, StoreError> {
+        let io = |action| StoreError::io(action, work_dir);
+        make_path(work_dir).map_err(io("make"))?;
+        let root = Dir::open_ambient(work_dir).map_err(StoreError::tree("open", work_dir))?;
+        let part = |name| {
+            root.create_dir(name)
+                .map_err(StoreError::tree("make", &work_dir.join(name)))
+        };
+        let boot_id =
+            std::fs::read_to_string(BOOT_ID).map_err(StoreError::io("read", Path::new(BOOT_ID)))?;
+        let inner = Inner {
+            path: work_dir.to_owned(),
+            layers: part("layers")?,
+            records: part("records")?,
+            staging: part("staging")?,
+            overlay: part("overlay")?,
+            boot_id: boot_id.trim().to_owned(),
+            root,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// The layer, if it is in the store: proved in this boot from this very blob and `diff_id`.
+    pub(crate) fn layer(&self, layer: &Approved<Layer>) -> Result<Option<StoredLayer>, StoreError> {
+        let expected = LayerRecord::new(self, layer, false);
+        let key = expected.key();
+        if !self.has_tree(&key)? {
+            return Ok(None);
+        }
+        match self.record(&key)? {
+            Some(found) if found.proves(&expected) => Ok(Some(StoredLayer {
+                key,
+                has_root_entry: found.has_root_entry,
+            })),
+            _ => {
+                // Whoever publishes writes the record first, so this tree is nobody's.
+                let _lock = self.lock(FlockOperation::LockExclusive)?;
+                self.discard(&key)?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// An empty directory to unpack a layer into. Dropping it erases it.
+    pub(crate) fn stage(&self) -> Result<Staging, StoreError> {
+        Staging::create(&self.inner.staging)
+            .map_err(StoreError::tree("make", &self.path("staging")))
+    }
+
+    /// Makes an unpacked layer visible. When another pull was faster, its copy is taken.
+    pub(crate) fn publish(
+        &self,
+        layer: &Approved<Layer>,
+        staging: Staging,
+        proof: Unpacked,
+    ) -> Result<StoredLayer, StoreError> {
+        let record = LayerRecord::new(self, layer, has_root_entry(&proof));
+        let (key, has_root_entry) = (record.key(), record.has_root_entry);
+        let lock = self.lock(FlockOperation::LockShared)?;
+        let name = record_name(&key);
+        let path = self.path("records").join(&name);
+        let text = to_json(&record, &path)?;
+        replace_file(self.inner.records.as_fd(), &name, &text)
+            .map_err(StoreError::io("write", &path))?;
+        staging
+            .commit(proof, &self.inner.layers, &key)
+            .map_err(StoreError::tree("publish", &self.path("layers").join(&key)))?;
+        drop(lock);
+        Ok(StoredLayer {
+            key,
+            has_root_entry,
+        })
+    }
+
+    /// The work directory itself.
+    pub(crate) fn root(&self) -> BorrowedFd<'_> {
+        self.inner.root.as_fd()
+    }
+
+    /// The directory that holds the trees of layers.
+    pub(crate) fn layers(&self) -> BorrowedFd<'_> {
+        self.inner.layers.as_fd()
+    }
+
+    /// The path of a layer's tree, for messages.
+    pub(crate) fn layer_path(&self, layer: &StoredLayer) -> PathBuf {
+        self.path("layers").join(&layer.key)
+    }
+
+    /// Whether `stored` is the tree of `layer`.
+    pub(crate) fn is_tree_of(&self, stored: &StoredLayer, layer: &Approved<Layer>) -> bool {
+        LayerRecord::new(self, layer, false).key() == stored.key
+    }
+
+    fn has_tree(&self, key: &str) -> Result<bool, StoreError> {
+        match open_directory(self.layers(), key) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(StoreError::io("open", &self.path("layers").join(key))(
+                error.into(),
+            )),
+        }
+    }
+
+    /// The record of a layer; `None` also when it is not one of ours, which proves as little.
+    fn record(&self, key: &str) -> Result<Option<LayerRecord>, StoreError> {
+        let name = record_name(key);
+        let text = read_file(self.inner.records.as_fd(), &name)
+            .map_err(StoreError::io("read", &self.path("records").join(&name)))?;
+        Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
+    }
+
+    /// Removes a layer and its record. The lock of the records must be held exclusively.
+    fn discard(&self, key: &str) -> Result<(), StoreError> {
+        self.inner
+            .layers
+            .remove_all(key)
+            .map_err(StoreError::tree("remove", &self.path("layers").join(key)))?;
+        let name = record_name(key);
+        match unlinkat(&self.inner.records, &name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(StoreError::io("remove", &self.path("records").join(&name))(
+                error.into(),
+            )),
+        }
+    }
+
+    /// Held shared from writing a record until the layer is there, exclusively to remove either.
+    fn lock(&self, operation: FlockOperation) -> Result<OwnedFd, StoreError> {
+        let path = self.path("records");
+        let io = |error: Errno| StoreError::io("lock", &path)(error.into());
+        // A lock belongs to an open file, so each holder opens its own.
+        let handle = open_directory(self.root(), "records").map_err(io)?;
+        flock(&handle, operation).map_err(io)?;
+        Ok(handle)
+    }
+
+    /// A directory of the store, for messages.
+    fn path(&self, part: &str) -> PathBuf {
+        self.inner.path.join(part)
+    }
+}
+
+impl StoredLayer {
+    /// The name of the layer's tree in [`Store::layers`].
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Whether the archive had an entry for its root directory.
+    pub(crate) fn has_root_entry(&self) -> bool {
+        self.has_root_entry
+    }
+}
+
+impl StoreError {
+    pub(crate) fn io<'a>(
+        action: &'static str,
+        path: &'a Path,
+    ) -> impl Fn(io::Error) -> Self + use<'a> {
+        move |source| {
+            let path = path.to_owned();
+            if is_disk_full(&source) {
+                Self::DiskFull { path }
+            } else {
+                Self::Io {
+                    action,
+                    path,
+                    source,
+                }
+            }
+        }
+    }
+
+    fn tree<'a>(
+        action: &'static str,
+        path: &'a Path,
+    ) -> impl FnOnce(rootfs::Error) -> Self + use<'a> {
+        move |source| match source {
+            rootfs::Error::NoSpace { .. } => Self::DiskFull {
+                path: path.to_owned(),
+            },
+            source => Self::Tree {
+                action,
+                path: path.to_owned(),
+                source: Box::new(source),
+            },
+        }
+    }
+}
+
+/// What a layer's key stands for.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LayerRecord {
+    boot_id: String,
+    blob: String,
+    diff_id: String,
+    encryption: String,
+    has_root_entry: bool,
+}
+
+impl LayerRecord {
+    fn new(store: &Store, layer: &Approved<Layer>, has_root_entry: bool) -> Self {
+        Self {
+            boot_id: store.inner.boot_id.clone(),
+            blob: layer.blob().digest().to_string(),
+            diff_id: layer.diff_id().to_string(),
+            // Encrypted layers are refused until they can be decrypted.
+            encryption: "none".to_owned(),
+            has_root_entry,
+        }
+    }
+
+    /// The name in the store. None of the parts can contain a newline.
+    fn key(&self) -> String {
+        let Self {
+            boot_id,
+            blob,
+            diff_id,
+            encryption,
+            has_root_entry: _,
+        } = self;
+        let text = format!("image-agent layer 1\n{boot_id}\n{blob}\n{diff_id}\n{encryption}\n");
+        Digest::sha256_of(text.as_bytes()).hex()
+    }
+
+    fn proves(&self, expected: &Self) -> bool {
+        self.key() == expected.key()
+    }
+}
+
+/// Whether the archive says what its root directory is like.
+fn has_root_entry(proof: &Unpacked) -> bool {
+    !proof.implied().iter().any(rootfs::RelPath::is_root)
+}
+
+fn record_name(key: &str) -> String {
+    format!("{key}.json")
+}
+
+fn to_json(record: &impl Serialize, path: &Path) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec_pretty(record).map_err(|source| StoreError::Record {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn make_path(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+}
+
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,191 @@
+//! Images, stores and bundles for tests: everything in one private directory, and no mount left.
+
+use std::path::{Path, PathBuf};
+
+use policy::{
+    Approved, Digest, Document, Evidence, Image, ImageRef, Layer, OCI_MANIFEST, Platform, Policy,
+};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use serde_json::{Value, json};
+
+use super::{Store, StoredLayer};
+use crate::mountinfo;
+
+/// A place for one test.
+#[derive(Debug)]
+pub(crate) struct Fixture {
+    root: tempfile::TempDir,
+}
+
+impl Fixture {
+    pub(crate) fn new() -> Self {
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "these tests mount, so they need root"
+        );
+        Self {
+            root: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// With a work directory that holds `options` of tmpfs and no more.
+    pub(crate) fn with_disk(options: &str) -> Self {
+        let fixture = Self::new();
+        std::fs::create_dir(fixture.work_dir()).unwrap();
+        let options = std::ffi::CString::new(options).unwrap();
+        mount(
+            "tmpfs",
+            fixture.work_dir(),
+            "tmpfs",
+            MountFlags::empty(),
+            options.as_c_str(),
+        )
+        .unwrap();
+        fixture
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    pub(crate) fn work_dir(&self) -> PathBuf {
+        self.path("work")
+    }
+
+    pub(crate) fn store(&self) -> Store {
+        Store::open(&self.work_dir()).unwrap()
+    }
+
+    /// The mounts in here, without that of [`Fixture::with_disk`].
+    pub(crate) fn mounts(&self) -> Vec<mountinfo::Mount> {
+        let mut mounts = mountinfo::read().unwrap();
+        let root = self.root.path().canonicalize().unwrap();
+        mounts.retain(|mount| mount.point.starts_with(&root) && mount.file_system == "overlay");
+        mounts
+    }
+
+    /// The names in a directory of the store.
+    pub(crate) fn list(&self, part: &str) -> Vec<String> {
+        list(&self.work_dir().join(part))
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        let root = self.root.path().canonicalize().unwrap();
+        for mount in mountinfo::read().unwrap().iter().rev() {
+            if mount.point.starts_with(&root) {
+                unmount(&mount.point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).unwrap();
+            }
+        }
+    }
+}
+
+/// The names in a directory, sorted.
+pub(crate) fn list(path: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(path).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// An image with the layers `tars`, bottom first, approved by a policy that accepts anything.
+pub(crate) fn image(tars: &[Vec<u8>], config: &Value) -> Approved<Image> {
+    let reference = ImageRef::parse_edge("registry.test/app:1").unwrap();
+    let diff_ids: Vec<_> = tars
+        .iter()
+        .map(|tar| Digest::sha256_of(tar).to_string())
+        .collect();
+    let host = Platform::host();
+    let config = json!({
+        "os": host.os, "architecture": host.architecture,
+        "config": config, "rootfs": { "type": "layers", "diff_ids": diff_ids },
+    });
+    let config = serde_json::to_vec(&config).unwrap();
+    let descriptor = |kind: &str, content: &[u8]| {
+        let digest = Digest::sha256_of(content).to_string();
+        json!({ "mediaType": kind, "digest": digest, "size": content.len() })
+    };
+    let kind = "application/vnd.oci.image.layer.v1.tar";
+    let layers: Vec<_> = tars.iter().map(|tar| descriptor(kind, tar)).collect();
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": OCI_MANIFEST, "layers": layers,
+        "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+    });
+    let raw = serde_json::to_vec(&manifest).unwrap();
+    let Document::Manifest(manifest) =
+        Document::parse(&reference, Some(OCI_MANIFEST), raw).unwrap()
+    else {
+        panic!("not a manifest")
+    };
+    let policy = Policy::parse(br#"{"default":[{"type":"insecureAcceptAnything"}]}"#).unwrap();
+    let approved = policy
+        .rules_for(&reference)
+        .decide(manifest, &Evidence::default())
+        .unwrap();
+    approved.with_config(&config).unwrap()
+}
+
+/// Every layer of the image, in the store.
+pub(crate) fn fetch(store: &Store, image: &Approved<Image>, tars: &[Vec<u8>]) -> Vec<StoredLayer> {
+    image
+        .layers()
+        .zip(tars)
+        .map(|(layer, tar)| fetch_layer(store, &layer, tar))
+        .collect()
+}
+
+pub(crate) fn fetch_layer(store: &Store, layer: &Approved<Layer>, tar: &[u8]) -> StoredLayer {
+    if let Some(stored) = store.layer(layer).unwrap() {
+        return stored;
+    }
+    let staging = store.stage().unwrap();
+    let limits = rootfs::Limits::default();
+    let unpacked = rootfs::unpack(layer, tar, &staging, &limits).unwrap();
+    store.publish(layer, staging, unpacked).unwrap()
+}
+
+/// A layer of directories (names that end with a slash) and files with their own name in them,
+/// every one with its mode.
+pub(crate) fn layer(entries: &[(&str, u32)]) -> Vec<u8> {
+    let mut archive = Vec::new();
+    for (name, mode) in entries {
+        let content = if name.ends_with('/') { "" } else { *name };
+        archive.extend(header(name, *mode, content.len()));
+        archive.extend(content.as_bytes());
+        archive.resize(archive.len().next_multiple_of(512), 0);
+    }
+    archive.resize(archive.len() + 1024, 0);
+    archive
+}
+
+/// A file with `content`, for [`layer`]s of one file.
+pub(crate) fn file(name: &str, content: &str) -> Vec<u8> {
+    let mut archive = header(name, 0o644, content.len());
+    archive.extend(content.as_bytes());
+    archive.resize(archive.len().next_multiple_of(512) + 1024, 0);
+    archive
+}
+
+/// POSIX.1-1988 ustar, owner 7:8, time 1000.
+fn header(name: &str, mode: u32, size: usize) -> Vec<u8> {
+    let kind = if name.ends_with('/') { b'5' } else { b'0' };
+    let mut header = vec![0_u8; 512];
+    let mut put = |offset: usize, text: &str| {
+        header[offset..offset + text.len()].copy_from_slice(text.as_bytes());
+    };
+    put(0, name);
+    put(100, &format!("{mode:07o}"));
+    put(108, &format!("{:07o}", 7));
+    put(116, &format!("{:07o}", 8));
+    put(124, &format!("{size:011o}"));
+    put(136, &format!("{:011o}", 1000));
+    put(148, "        ");
+    put(257, "ustar\x0000");
+    header[156] = kind;
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    header
+}

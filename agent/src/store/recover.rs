@@ -1,0 +1,205 @@
+//! Cleaning up after processes that were killed.
+//!
+//! Nothing is known from memory: a lock says that somebody is at work, the list of mounts says what
+//! is in use, and the records say the rest.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use rootfs::Staging;
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::fs::{openat2, statx, unlinkat};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
+
+use super::overlay::{Found, mount_namespace};
+use super::{BundleRecord, OverlayDirectory, Progress, Store, StoreError};
+use crate::bundle::{BundlePath, remove_half_made};
+use crate::error::chain;
+use crate::handle::{descriptor_path, names, open_directory};
+use crate::mountinfo::{self, Mount};
+
+/// What a clean-up found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Recovered {
+    /// Bundles that are in use.
+    pub(crate) bundles_kept: usize,
+    /// Directories of bundles that were taken down before, by an unmount.
+    pub(crate) bundles_reclaimed: usize,
+    /// Bundles that were never delivered.
+    pub(crate) half_made_removed: usize,
+    /// Layers that were being unpacked.
+    pub(crate) staging_removed: u64,
+    /// Trees that nothing proves, those of an earlier boot among them.
+    pub(crate) layers_removed: usize,
+    /// What could not be judged or removed; the log says why.
+    pub(crate) failures: usize,
+}
+
+impl Store {
+    /// Removes what killed processes have left. What is alive, here or in another process, is
+    /// locked and left alone; what cannot be judged stays.
+    pub(crate) fn recover(&self) -> Result<Recovered, StoreError> {
+        let mut recovered = Recovered::default();
+        for id in self.list("overlay")? {
+            let outcome = id.to_str().map_or(Ok(None), |id| self.recover_bundle(id));
+            recovered.count(outcome, &id, |recovered, outcome| match outcome {
+                Outcome::Kept => &mut recovered.bundles_kept,
+                Outcome::Reclaimed => &mut recovered.bundles_reclaimed,
+                Outcome::HalfMade => &mut recovered.half_made_removed,
+            });
+        }
+        match Staging::sweep(&self.inner.staging) {
+            Ok(removed) => recovered.staging_removed = removed,
+            Err(error) => recovered.fail(&error, OsStr::new("staging")),
+        }
+        self.recover_layers(&mut recovered)?;
+        Ok(recovered)
+    }
+
+    fn recover_bundle(&self, id: &str) -> Result<Option<Outcome>, StoreError> {
+        let Some(directory) = OverlayDirectory::lock_existing(self, id)? else {
+            return Ok(None);
+        };
+        // Read under the lock: a bundle is mounted before its directory is unlocked.
+        let mut mounts = mountinfo::read().map_err(StoreError::Mounts)?;
+        mounts.retain(|mount| mount.is_overlay_of(&directory.mount_source()));
+        let found = directory.read()?;
+        match &found {
+            Found::Record(record) if record.progress == Progress::Assembling => {
+                for mount in mounts.iter().rev() {
+                    take_down(mount)?;
+                }
+                self.clean_bundle(record);
+                directory.erase()?;
+                Ok(Some(Outcome::HalfMade))
+            }
+            _ if !mounts.is_empty() => Ok(Some(Outcome::Kept)),
+            Found::Record(record) if self.is_elsewhere(record)? => Ok(Some(Outcome::Kept)),
+            Found::Record(_) | Found::Nothing => {
+                directory.erase()?;
+                Ok(Some(Outcome::Reclaimed))
+            }
+            Found::Unknown(error) => {
+                tracing::warn!(%error, id, "a bundle's record is of another version; it is gone");
+                directory.erase()?;
+                Ok(Some(Outcome::Reclaimed))
+            }
+        }
+    }
+
+    /// Whether the bundle may be mounted where our list of mounts does not reach.
+    fn is_elsewhere(&self, record: &BundleRecord) -> Result<bool, StoreError> {
+        let is_this_boot = record.boot_id == self.inner.boot_id;
+        Ok(is_this_boot && record.mount_namespace != mount_namespace()?)
+    }
+
+    /// Removes what a half-made bundle has put at the caller's path.
+    fn clean_bundle(&self, record: &BundleRecord) {
+        let cleaned = BundlePath::parse(&record.bundle, &self.inner.path)
+            .and_then(|path| remove_half_made(&path, self.root(), record.config, record.made));
+        if let Err(error) = cleaned {
+            let error = chain(&error);
+            tracing::warn!(error, bundle = %record.bundle.display(), "half-made bundle stays");
+        }
+    }
+
+    /// Removes trees without a record that proves them, and records without a tree.
+    fn recover_layers(&self, recovered: &mut Recovered) -> Result<(), StoreError> {
+        let _lock = match self.lock(FlockOperation::NonBlockingLockExclusive) {
+            Ok(lock) => lock,
+            // Somebody is publishing a layer, so somebody else has done this already.
+            Err(StoreError::Io { source, .. })
+                if Errno::from_io_error(&source) == Some(Errno::WOULDBLOCK) =>
+            {
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        for name in self.list("layers")? {
+            let outcome = self.recover_layer(&name);
+            recovered.count(outcome, &name, |recovered, ()| {
+                &mut recovered.layers_removed
+            });
+        }
+        for name in self.list("records")? {
+            let key = name.to_str().and_then(|name| name.strip_suffix(".json"));
+            let has_tree = key.map_or(Ok(false), |key| self.has_tree(key))?;
+            if !has_tree {
+                let path = self.path("records").join(&name);
+                unlinkat(&self.inner.records, name.as_os_str(), AtFlags::empty())
+                    .map_err(|error| StoreError::io("remove", &path)(error.into()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn recover_layer(&self, name: &OsStr) -> Result<Option<()>, StoreError> {
+        let key = name.to_str().unwrap_or_default();
+        let record = self.record(key)?;
+        let is_proved = record
+            .is_some_and(|record| record.boot_id == self.inner.boot_id && record.key() == key);
+        if is_proved {
+            return Ok(None);
+        }
+        let path = self.path("layers").join(name);
+        self.inner
+            .layers
+            .remove_all(name)
+            .map_err(StoreError::tree("remove", &path))?;
+        Ok(Some(()))
+    }
+
+    fn list(&self, part: &'static str) -> Result<Vec<OsString>, StoreError> {
+        let path = self.path(part);
+        open_directory(self.root(), part)
+            .and_then(|handle| names(handle.as_fd()))
+            .map_err(|error| StoreError::io("list", &path)(error.into()))
+    }
+}
+
+impl Recovered {
+    fn count<T>(
+        &mut self,
+        outcome: Result<Option<T>, StoreError>,
+        name: &OsStr,
+        counter: impl FnOnce(&mut Self, T) -> &mut usize,
+    ) {
+        match outcome {
+            Ok(Some(outcome)) => *counter(self, outcome) += 1,
+            Ok(None) => {}
+            Err(error) => self.fail(&error, name),
+        }
+    }
+
+    fn fail(&mut self, error: &(dyn std::error::Error + 'static), name: &OsStr) {
+        self.failures += 1;
+        let error = chain(error);
+        tracing::warn!(error, name = %name.display(), "cannot be cleaned up");
+    }
+}
+
+enum Outcome {
+    Kept,
+    Reclaimed,
+    HalfMade,
+}
+
+/// Unmounts `mount` if that is what is found at its place.
+fn take_down(mount: &Mount) -> Result<(), StoreError> {
+    let path: &Path = &mount.point;
+    let io = |error: Errno| StoreError::io("unmount", path)(error.into());
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let handle = openat2(CWD, path, flags, Mode::empty(), resolve).map_err(io)?;
+    if mount_id(handle.as_fd()).map_err(io)? != mount.id {
+        // Something else was mounted over it.
+        return Err(io(Errno::BUSY));
+    }
+    unmount(descriptor_path(handle.as_fd()), UnmountFlags::DETACH).map_err(io)
+}
+
+fn mount_id(handle: BorrowedFd<'_>) -> Result<u64, Errno> {
+    Ok(statx(handle, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?.stx_mnt_id)
+}
