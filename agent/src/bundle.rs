@@ -14,8 +14,7 @@ use policy::{Approved, Image};
 use rustix::fs::{fgetxattr, fstatvfs};
 use rustix::io::Errno;
 
-pub(crate) use self::path::BundlePath;
-pub use self::path::BundlePathError;
+pub(crate) use self::path::{BundlePath, BundlePathError};
 use self::place::Place;
 pub(crate) use self::place::remove_half_made;
 use crate::handle::{is_disk_full, names, open_directory};

@@ -160,7 +160,11 @@ fn usage(error: &clap::Error) -> Exit {
     // clap prints help and version on stdout, mistakes on stderr; there is nowhere to report a
     // broken pipe to.
     let _ = error.print();
-    if error.use_stderr() { Exit::Usage } else { Exit::Done }
+    if error.use_stderr() {
+        Exit::Usage
+    } else {
+        Exit::Done
+    }
 }
 
 fn started_as_hub(arguments: &[OsString]) -> bool {
@@ -171,7 +175,10 @@ fn started_as_hub(arguments: &[OsString]) -> bool {
 fn stderr_is_discarded() -> bool {
     let device = |path: &str| {
         let metadata = std::fs::metadata(path).ok()?;
-        metadata.file_type().is_char_device().then(|| metadata.rdev())
+        metadata
+            .file_type()
+            .is_char_device()
+            .then(|| metadata.rdev())
     };
     device("/proc/self/fd/2").is_some_and(|stderr| Some(stderr) == device("/dev/null"))
 }
@@ -199,10 +206,12 @@ mod tests {
 
     #[test]
     fn hub_takes_the_flags_that_kata_agent_gives() {
-        let line =
-            HubCommandLine::try_parse_from(["confidential-data-hub", "-c", "/run/cdh.toml"])
-                .unwrap();
-        assert_eq!(line.config.config.as_deref(), Some(Path::new("/run/cdh.toml")));
+        let line = HubCommandLine::try_parse_from(["confidential-data-hub", "-c", "/run/cdh.toml"])
+            .unwrap();
+        assert_eq!(
+            line.config.config.as_deref(),
+            Some(Path::new("/run/cdh.toml"))
+        );
         assert!(HubCommandLine::try_parse_from(["confidential-data-hub"]).is_ok());
     }
 }

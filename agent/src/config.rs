@@ -157,12 +157,22 @@ pub enum AttesterName {
 /// How long things may take on the way to a registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For a connection.
+    /// For a connection. Default 10 s.
     pub connect: Duration,
-    /// For the next byte.
+    /// For the next byte. Default 30 s.
     pub idle: Duration,
-    /// For a whole pull.
+    /// For a whole pull. Default 1,200 s, as kata-agent waits.
     pub total: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            idle: Duration::from_secs(30),
+            total: Duration::from_mins(20),
+        }
+    }
 }
 
 /// The only folder that `[[credentials]]` are written to.

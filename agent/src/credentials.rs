@@ -36,7 +36,10 @@ async fn write(path: PathBuf, secret: Secret) -> io::Result<()> {
 /// Writes aside and renames, so that a reader sees the whole file or none.
 fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     if let Some(parent) = path.parent() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(parent)?;
     }
     let mut aside = path.as_os_str().to_owned();
     aside.push(".new");
@@ -46,9 +49,14 @@ fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     {
         return Err(error);
     }
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
-    let written = file.write_all(content).and_then(|()| std::fs::rename(&aside, path));
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&aside)?;
+    let written = file
+        .write_all(content)
+        .and_then(|()| std::fs::rename(&aside, path));
     if written.is_err() {
         // The first error is the one to tell.
         let _ = std::fs::remove_file(&aside);
@@ -69,10 +77,16 @@ mod tests {
         for content in ["first", "second"] {
             write_private(&path, content.as_bytes()).unwrap();
             assert_eq!(std::fs::read(&path).unwrap(), content.as_bytes());
-            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+            assert_eq!(
+                std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
+                0o600
+            );
         }
         let parent = std::fs::metadata(path.parent().unwrap()).unwrap();
         assert_eq!(parent.permissions().mode() & 0o7777, 0o700);
-        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        assert_eq!(
+            std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            1
+        );
     }
 }

@@ -126,7 +126,10 @@ impl Error {
     /// The decision record, where the error is one.
     pub fn record(&self) -> Option<Record> {
         match self {
-            Self::Denied { denied, kbs_authenticated } => Some(Record {
+            Self::Denied {
+                denied,
+                kbs_authenticated,
+            } => Some(Record {
                 decision: denied.decision().clone(),
                 kbs_authenticated: *kbs_authenticated,
             }),
@@ -159,7 +162,9 @@ mod tests {
     fn chain_names_every_cause_once() {
         let error = Error::Resource {
             what: "image policy",
-            source: ResourceError::Location { location: "x".into() },
+            source: ResourceError::Location {
+                location: "x".into(),
+            },
         };
         assert_eq!(
             chain(&error),

@@ -17,12 +17,17 @@ use crate::resources::Resources;
 pub(crate) async fn gather(resources: &Resources, source: &Source, needs: &Needs) -> Evidence {
     let keys = join_all(needs.resources.iter().map(|location| async move {
         let content = resources.fetch(location).await;
-        let content = content.map(|secret| secret.expose().to_vec()).map_err(|e| chain(&e));
+        let content = content
+            .map(|secret| secret.expose().to_vec())
+            .map_err(|e| chain(&e));
         (location.clone(), content)
     }));
-    let signatures = join_all(needs.cosign_subjects.iter().map(|subject| async move {
-        (*subject, signatures(source, subject).await)
-    }));
+    let signatures = join_all(
+        needs
+            .cosign_subjects
+            .iter()
+            .map(|subject| async move { (*subject, signatures(source, subject).await) }),
+    );
     let (keys, signatures) = tokio::join!(keys, signatures);
     let mut evidence = Evidence::default();
     evidence.resources.extend(keys);
@@ -44,7 +49,9 @@ async fn signatures(source: &Source, subject: &Digest) -> Result<Vec<CosignSigna
         .map_err(|error| format!("{tag}: {}", chain(&error)))?;
     if attachments.len() > MAX_SIGNATURES {
         let found = attachments.len();
-        return Err(format!("{tag} has {found} signatures, at most {MAX_SIGNATURES} are read"));
+        return Err(format!(
+            "{tag} has {found} signatures, at most {MAX_SIGNATURES} are read"
+        ));
     }
     let payloads = payloads(source, &attachments).await;
     Ok(attachments
@@ -67,12 +74,16 @@ async fn payloads(
     source: &Source,
     attachments: &[Descriptor],
 ) -> BTreeMap<Digest, Result<Vec<u8>, String>> {
-    let distinct: BTreeMap<&Digest, &Descriptor> =
-        attachments.iter().map(|attachment| (attachment.digest(), attachment)).collect();
+    let distinct: BTreeMap<&Digest, &Descriptor> = attachments
+        .iter()
+        .map(|attachment| (attachment.digest(), attachment))
+        .collect();
     let mut fetched = BTreeMap::new();
     let mut budget = MAX_PAYLOADS_BYTES;
     for (digest, attachment) in distinct {
-        let payload = source.small_blob(attachment, budget.min(MAX_PAYLOAD_BYTES)).await;
+        let payload = source
+            .small_blob(attachment, budget.min(MAX_PAYLOAD_BYTES))
+            .await;
         if let Ok(bytes) = &payload {
             budget = budget.saturating_sub(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
         }

@@ -6,6 +6,8 @@
     missing_debug_implementations,
     elided_lifetimes_in_paths,
     clippy::pedantic,
+    clippy::as_conversions,
+    clippy::unwrap_used,
     clippy::allow_attributes_without_reason,
     reason = "the generator's style is not ours"
 )]

@@ -72,10 +72,13 @@ pub(crate) fn ensure_directory(parent: BorrowedFd<'_>, name: &str) -> rustix::io
 
 /// Writes a file of our own at once: whoever opens `name` sees all of `content`, or what was there.
 pub(crate) fn replace_file(parent: BorrowedFd<'_>, name: &str, content: &[u8]) -> io::Result<()> {
-    // The name is our own process's, so that two processes writing the same file do not meet.
-    let aside = format!(".{name}.{}", rustix::process::getpid().as_raw_nonzero());
-    let thread = rustix::thread::gettid().as_raw_nonzero();
-    let aside = format!("{aside}.{thread}");
+    // Nobody else has this process and thread, so what has the name is of a process long gone.
+    let process = rustix::process::getpid();
+    let aside = format!(".{name}.{process}.{}", rustix::thread::gettid());
+    match unlinkat(parent, &aside, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(error) => return Err(error.into()),
+    }
     let written = create_file(parent, &aside, Mode::RUSR | Mode::WUSR)
         .map_err(io::Error::from)
         .and_then(|file| std::fs::File::from(file).write_all(content))

@@ -7,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::Environment;
 
 /// Starts logging at `level`, unless `RUST_LOG` says otherwise. A level that is none is `info`.
-pub fn start(level: &str, environment: &Environment) {
+pub(crate) fn start(level: &str, environment: &Environment) {
     let directives = environment.rust_log.as_deref().unwrap_or(level);
     let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("info"));
     let started = tracing_subscriber::fmt()

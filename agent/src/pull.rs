@@ -8,12 +8,15 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use policy::{Approved, Decision, Denied, Digest, Document, Image, ImageRef, Layer, Manifest, Policy};
-use policy::{MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Platform, Unverified};
 use kbs_client::Secret;
+use policy::{
+    Approved, Decision, Denied, Digest, Document, Image, ImageRef, Layer, Manifest, Policy,
+};
+use policy::{MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Platform, Unverified};
 use serde::Serialize;
 use tracing::{debug, info, warn};
 
+use crate::blocking::blocking;
 use crate::bundle::{self, BundlePath};
 use crate::config::{Config, PolicySource};
 use crate::error::Error;
@@ -23,7 +26,6 @@ use crate::registries::Registries;
 use crate::registry::{Registry, Source, blob_channel};
 use crate::resources::Resources;
 use crate::store::{Store, StoredLayer};
-use crate::blocking::blocking;
 use crate::{credentials, evidence};
 
 /// The agent as configured: everything that a pull needs, shared by all pulls.
@@ -59,7 +61,11 @@ impl Agent {
     pub fn new(config: Config) -> Result<Self, AgentError> {
         let resources = Resources::new(&config).map_err(AgentError::Kbs)?;
         let registry = Registry::new(config.route());
-        Ok(Self { config, resources, registry })
+        Ok(Self {
+            config,
+            resources,
+            registry,
+        })
     }
 
     /// Whether errors go to the caller with every detail.
@@ -77,7 +83,9 @@ impl Agent {
         let limit = self.config.image_agent.timeouts.total;
         let pulling = self.pull_without_deadline(image, bundle, listener);
         let seconds = limit.as_secs();
-        tokio::time::timeout(limit, pulling).await.unwrap_or(Err(Error::Deadline { seconds }))
+        tokio::time::timeout(limit, pulling)
+            .await
+            .unwrap_or(Err(Error::Deadline { seconds }))
     }
 
     async fn pull_without_deadline(
@@ -87,8 +95,8 @@ impl Agent {
         listener: &Listener,
     ) -> Result<Pulled, Error> {
         let store = Store::open(&self.config.image.work_dir).map_err(Error::Store)?;
-        let bundle = BundlePath::parse(bundle, &self.config.image.work_dir)
-            .map_err(Error::BundlePath)?;
+        let bundle =
+            BundlePath::parse(bundle, &self.config.image.work_dir).map_err(Error::BundlePath)?;
         let reference = ImageRef::parse_edge(image).map_err(Error::Reference)?;
         let (source, manifest) = self.approve(&reference, listener).await?;
         let image = self.with_config(&source, manifest).await?;
@@ -142,12 +150,18 @@ impl Agent {
     fn denied(&self, denied: Denied) -> Error {
         info!(record = %self.record(denied.decision()).line(), "denied");
         let kbs_authenticated = self.resources.kbs_authenticated();
-        Error::Denied { denied: Box::new(denied), kbs_authenticated }
+        Error::Denied {
+            denied: Box::new(denied),
+            kbs_authenticated,
+        }
     }
 
     fn record(&self, decision: &Decision) -> Record {
         let kbs_authenticated = self.resources.kbs_authenticated();
-        Record { decision: decision.clone(), kbs_authenticated }
+        Record {
+            decision: decision.clone(),
+            kbs_authenticated,
+        }
     }
 
     /// The owner's policy, as it is now.
@@ -160,7 +174,10 @@ impl Agent {
             PolicySource::Uri(location) => {
                 let fetched = self.resources.fetch(location).await;
                 let what = "image policy";
-                fetched.map_err(|source| Error::Resource { what, source })?.expose().to_vec()
+                fetched
+                    .map_err(|source| Error::Resource { what, source })?
+                    .expose()
+                    .to_vec()
             }
         };
         Policy::parse(&document).map_err(Error::Policy)
@@ -178,7 +195,9 @@ impl Agent {
         };
         let registries = self.registries().await?;
         let auth_json = auth_json.as_ref().map(Secret::expose);
-        self.registry.open(&registries, reference, auth_json).map_err(Error::Open)
+        self.registry
+            .open(&registries, reference, auth_json)
+            .map_err(Error::Open)
     }
 
     /// What the owner says about registries: in the configuration, or in a resource it names.
@@ -189,8 +208,8 @@ impl Agent {
         let what = "registries configuration";
         let text = self.resources.fetch(location).await;
         let text = text.map_err(|source| Error::Resource { what, source })?;
-        let (registries, warnings) =
-            Registries::parse(&String::from_utf8_lossy(text.expose())).map_err(Error::Registries)?;
+        let (registries, warnings) = Registries::parse(&String::from_utf8_lossy(text.expose()))
+            .map_err(Error::Registries)?;
         for warning in warnings {
             warn!(%location, "{warning}");
         }
@@ -203,7 +222,9 @@ impl Agent {
         source: &Source,
         reference: &ImageRef,
     ) -> Result<Unverified<Manifest>, Error> {
-        let served = source.manifest(&selector(reference), MAX_MANIFEST_BYTES).await;
+        let served = source
+            .manifest(&selector(reference), MAX_MANIFEST_BYTES)
+            .await;
         let served = served.map_err(Error::Resolve)?;
         let content_type = served.untrusted_content_type.as_deref();
         let document = Document::parse(reference, content_type, served.untrusted_bytes)
@@ -213,7 +234,10 @@ impl Agent {
             Document::Index(index) => {
                 let chosen = index.choose(&Platform::host()).map_err(Error::Platform)?;
                 let digest = chosen.digest().to_string();
-                let served = source.manifest(&digest, MAX_MANIFEST_BYTES).await.map_err(Error::Resolve)?;
+                let served = source
+                    .manifest(&digest, MAX_MANIFEST_BYTES)
+                    .await
+                    .map_err(Error::Resolve)?;
                 let content_type = served.untrusted_content_type.as_deref();
                 index
                     .instance(&chosen, content_type, served.untrusted_bytes)
@@ -229,7 +253,9 @@ impl Agent {
     ) -> Result<Approved<Image>, Error> {
         let descriptor = manifest.config().map_err(Error::Manifest)?;
         let raw = source.small_blob(descriptor, MAX_CONFIG_BYTES).await;
-        manifest.with_config(&raw.map_err(Error::FetchConfig)?).map_err(Error::Config)
+        manifest
+            .with_config(&raw.map_err(Error::FetchConfig)?)
+            .map_err(Error::Config)
     }
 
     /// The layers of `image` in the store, bottom first; several at a time are fetched.
@@ -269,7 +295,10 @@ impl Agent {
         let unpacking = self.unpack(store.clone(), layer, reader);
         let (fetched, unpacked) = tokio::join!(fetching, unpacking);
         // A fetch that failed is the cause; that the unpacker then saw half a blob is not.
-        fetched.map_err(|source| Error::Fetch { layer: digest, source })?;
+        fetched.map_err(|source| Error::Fetch {
+            layer: digest,
+            source,
+        })?;
         let stored = unpacked?;
         listener.tell(Progress::LayerReady(&digest));
         Ok(stored)
@@ -286,9 +315,14 @@ impl Agent {
             let staging = store.stage().map_err(Error::Store)?;
             let unpacked = rootfs::unpack(&layer, blob, &staging, &limits).map_err(|source| {
                 let layer = *layer.blob().digest();
-                Error::Unpack { layer, source: Box::new(source) }
+                Error::Unpack {
+                    layer,
+                    source: Box::new(source),
+                }
             })?;
-            store.publish(&layer, staging, unpacked).map_err(Error::Store)
+            store
+                .publish(&layer, staging, unpacked)
+                .map_err(Error::Store)
         })
         .await
     }
@@ -306,12 +340,17 @@ impl Agent {
         let record = self.record(image.decision());
         // Were this future dropped while the blocking part runs, the bundle that it returns would
         // be dropped undelivered, and so be taken down again.
-        let assembled =
-            blocking(move || bundle::assemble(&store, &image, &layers, &path)).await;
-        assembled.and_then(bundle::Bundle::deliver).map_err(Error::Assemble)?;
+        let assembled = blocking(move || bundle::assemble(&store, &image, &layers, &path)).await;
+        assembled
+            .and_then(bundle::Bundle::deliver)
+            .map_err(Error::Assemble)?;
         listener.tell(Progress::Mounted);
         info!(digest = %manifest_digest, bundle = %bundle.display(), "mounted");
-        Ok(Pulled { manifest_digest, bundle, decision: record })
+        Ok(Pulled {
+            manifest_digest,
+            bundle,
+            decision: record,
+        })
     }
 }
 

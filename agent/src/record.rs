@@ -31,13 +31,22 @@ impl Record {
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let decision = &self.decision;
-        let verdict = if decision.is_allowed() { "approved" } else { "refused" };
+        let verdict = if decision.is_allowed() {
+            "approved"
+        } else {
+            "refused"
+        };
         writeln!(f, "{verdict}: {}", decision.reference())?;
         writeln!(f, "  manifest: {}", decision.manifest_digest())?;
         if let Some(index) = decision.index_digest() {
             writeln!(f, "  index:    {index}")?;
         }
-        writeln!(f, "  policy:   {}, {}", decision.policy_digest(), decision.scope())?;
+        writeln!(
+            f,
+            "  policy:   {}, {}",
+            decision.policy_digest(),
+            decision.scope()
+        )?;
         for finding in decision.findings() {
             write!(f, "  {}: ", finding.requirement)?;
             match &finding.outcome {
@@ -56,7 +65,10 @@ impl fmt::Display for Record {
             writeln!(f)?;
         }
         if !self.kbs_authenticated {
-            writeln!(f, "  the KBS is not authenticated: the policy is whatever the host says")?;
+            writeln!(
+                f,
+                "  the KBS is not authenticated: the policy is whatever the host says"
+            )?;
         }
         Ok(())
     }

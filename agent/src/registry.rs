@@ -20,14 +20,14 @@ use self::credentials::BasicCredentials;
 use self::http::{Answer, Http, Request};
 use crate::registries::{Endpoint, Registries, RewriteError, Transport};
 
-pub use self::blob::{BlobReader, BlobSender, blob_channel};
-pub use self::credentials::CredentialsError;
-pub use self::error::{RegistryError, Wanted};
+pub(crate) use self::blob::{BlobReader, BlobSender, blob_channel};
+pub(crate) use self::credentials::CredentialsError;
+pub(crate) use self::error::{RegistryError, Wanted};
 pub(crate) use self::http::Route;
 
 /// How registries are reached, for the life of the process.
 #[derive(Debug)]
-pub struct Registry {
+pub(crate) struct Registry {
     route: Route,
     secure: OnceLock<Http>,
     plain: OnceLock<Http>,
@@ -35,22 +35,26 @@ pub struct Registry {
 
 /// Bytes as a registry served them, and what it calls them.
 #[derive(Debug)]
-pub struct Served {
+pub(crate) struct Served {
     /// The body.
-    pub untrusted_bytes: Vec<u8>,
+    pub(crate) untrusted_bytes: Vec<u8>,
     /// The `Content-Type` header.
-    pub untrusted_content_type: Option<String>,
+    pub(crate) untrusted_content_type: Option<String>,
 }
 
 impl Registry {
     /// Registries reached by `route`; nothing is connected or read yet.
     pub(crate) fn new(route: Route) -> Self {
-        Self { route, secure: OnceLock::new(), plain: OnceLock::new() }
+        Self {
+            route,
+            secure: OnceLock::new(),
+            plain: OnceLock::new(),
+        }
     }
 
     /// The place that serves `reference` according to `registries`, to be used with the owner's
     /// `auth_json` if there is one.
-    pub fn open(
+    pub(crate) fn open(
         &self,
         registries: &Registries,
         reference: &ImageRef,
@@ -58,14 +62,23 @@ impl Registry {
     ) -> Result<Source, OpenError> {
         let endpoint = registries.lookup(reference)?;
         if endpoint.blocked {
-            return Err(RegistryError::Blocked { name: reference.to_string() }.into());
+            return Err(RegistryError::Blocked {
+                name: reference.to_string(),
+            }
+            .into());
         }
         let credentials = auth_json
             .map(|file| credentials::credentials_for(file, &endpoint.host, &endpoint.repository))
             .transpose()?
             .flatten();
         let (http, base) = self.client_for(&endpoint)?;
-        Ok(Source { http, base, endpoint, credentials, authorization: Mutex::new(None) })
+        Ok(Source {
+            http,
+            base,
+            endpoint,
+            credentials,
+            authorization: Mutex::new(None),
+        })
     }
 
     fn client_for(&self, endpoint: &Endpoint) -> Result<(Http, Url), RegistryError> {
@@ -73,24 +86,29 @@ impl Registry {
             Transport::Https => (&self.secure, "https"),
             Transport::PlainHttp => (&self.plain, "http"),
         };
-        let http = match cell.get() {
-            Some(http) => http.clone(),
-            None => {
-                let http = match endpoint.transport {
-                    Transport::Https => Http::secure(&self.route)?,
-                    Transport::PlainHttp => Http::plain(&self.route)?,
-                };
-                cell.get_or_init(|| http).clone()
-            }
+        let http = if let Some(http) = cell.get() {
+            http.clone()
+        } else {
+            let http = match endpoint.transport {
+                Transport::Https => Http::secure(&self.route)?,
+                Transport::PlainHttp => Http::plain(&self.route)?,
+            };
+            cell.get_or_init(|| http).clone()
         };
         // Docker Hub's name is not the host of its registry.
         let host = match endpoint.host.as_str() {
             "docker.io" => "registry-1.docker.io",
             host => host,
         };
-        let wanted = Wanted { host: host.to_owned(), thing: "the registry".to_owned() };
+        let wanted = Wanted {
+            host: host.to_owned(),
+            thing: "the registry".to_owned(),
+        };
         let base = Url::parse(&format!("{scheme}://{host}/v2/")).map_err(|error| {
-            RegistryError::Unreachable { wanted, reason: error.to_string() }
+            RegistryError::Unreachable {
+                wanted,
+                reason: error.to_string(),
+            }
         })?;
         Ok((http, base))
     }
@@ -113,7 +131,7 @@ pub enum OpenError {
 
 /// One repository at one registry, with the credentials for it alone.
 #[derive(Debug)]
-pub struct Source {
+pub(crate) struct Source {
     http: Http,
     base: Url,
     endpoint: Endpoint,
@@ -123,15 +141,24 @@ pub struct Source {
 
 impl Source {
     /// The manifest or index that a tag or digest names, at most `limit` bytes of it.
-    pub async fn manifest(&self, selector: &str, limit: usize) -> Result<Served, RegistryError> {
+    pub(crate) async fn manifest(
+        &self,
+        selector: &str,
+        limit: usize,
+    ) -> Result<Served, RegistryError> {
         let wanted = Wanted::manifest(&self.endpoint.host, &self.endpoint.repository, selector);
-        let answer = self.get_small("manifests", selector, Some(ACCEPTED), wanted, limit).await?;
+        let answer = self
+            .get_small("manifests", selector, Some(ACCEPTED), wanted, limit)
+            .await?;
         let untrusted_content_type = answer.content_type().map(str::to_owned);
-        Ok(Served { untrusted_bytes: answer.body, untrusted_content_type })
+        Ok(Served {
+            untrusted_bytes: answer.body,
+            untrusted_content_type,
+        })
     }
 
     /// A blob small enough to be kept in memory, checked against its descriptor.
-    pub async fn small_blob(
+    pub(crate) async fn small_blob(
         &self,
         descriptor: &Descriptor,
         limit: u64,
@@ -143,15 +170,26 @@ impl Source {
         if usize::try_from(size).map_or(true, |size| size > limit) {
             return Err(RegistryError::TooLarge { wanted, limit });
         }
-        let bytes = self.get_small("blobs", &digest, None, wanted.clone(), limit).await?.body;
+        let bytes = self
+            .get_small("blobs", &digest, None, wanted.clone(), limit)
+            .await?
+            .body;
         let found = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         if found != size {
-            return Err(RegistryError::WrongSize { wanted, expected: size, found });
+            return Err(RegistryError::WrongSize {
+                wanted,
+                expected: size,
+                found,
+            });
         }
         let found = Digest::of(descriptor.digest().algorithm(), &bytes);
         if found != *descriptor.digest() {
             let found = found.to_string();
-            return Err(RegistryError::WrongDigest { wanted, expected: digest, found });
+            return Err(RegistryError::WrongDigest {
+                wanted,
+                expected: digest,
+                found,
+            });
         }
         Ok(bytes)
     }
@@ -159,7 +197,7 @@ impl Source {
     /// Sends a blob down `sender`, piece by piece, until its end or until nobody listens.
     ///
     /// Nothing is checked here but the announced length: digest and size are the unpacker's.
-    pub async fn blob(
+    pub(crate) async fn blob(
         &self,
         descriptor: &Descriptor,
         sender: BlobSender,
@@ -172,7 +210,11 @@ impl Source {
             && found != descriptor.size()
         {
             let expected = descriptor.size();
-            return Err(RegistryError::WrongSize { wanted, expected, found });
+            return Err(RegistryError::WrongSize {
+                wanted,
+                expected,
+                found,
+            });
         }
         while let Some(chunk) = http::next_chunk(&mut response, &wanted).await? {
             progress(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
@@ -191,8 +233,12 @@ impl Source {
     ) -> Result<reqwest::Response, RegistryError> {
         let url = self.url("blobs", digest);
         let authorization = self.authorization();
-        let mut request =
-            Request { url, wanted: wanted.clone(), accept: None, authorization: authorization.as_ref() };
+        let mut request = Request {
+            url,
+            wanted: wanted.clone(),
+            accept: None,
+            authorization: authorization.as_ref(),
+        };
         let mut response = self.http.get(&request).await?;
         let renewed;
         if response.status() == StatusCode::UNAUTHORIZED {
@@ -201,7 +247,11 @@ impl Source {
             response = self.http.get(&request).await?;
         }
         if response.status() != StatusCode::OK {
-            return Err(RegistryError::status(wanted, response.status().as_u16(), b""));
+            return Err(RegistryError::status(
+                wanted,
+                response.status().as_u16(),
+                b"",
+            ));
         }
         Ok(response)
     }
@@ -216,7 +266,12 @@ impl Source {
     ) -> Result<Answer, RegistryError> {
         let url = self.url(kind, selector);
         let authorization = self.authorization();
-        let mut request = Request { url, wanted, accept, authorization: authorization.as_ref() };
+        let mut request = Request {
+            url,
+            wanted,
+            accept,
+            authorization: authorization.as_ref(),
+        };
         let mut answer = self.http.get_small(&request, limit).await?;
         let renewed;
         if answer.status == StatusCode::UNAUTHORIZED {
@@ -243,18 +298,27 @@ impl Source {
             self.credentials.as_ref(),
         )
         .await?;
-        *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(value.clone());
+        *self
+            .authorization
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(value.clone());
         Ok(value)
     }
 
     fn authorization(&self) -> Option<HeaderValue> {
-        self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.authorization
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Repository, tag and digest have a grammar without a character that would need escaping.
     fn url(&self, kind: &str, selector: &str) -> Url {
         let mut url = self.base.clone();
-        url.set_path(&format!("/v2/{}/{kind}/{selector}", self.endpoint.repository));
+        url.set_path(&format!(
+            "/v2/{}/{kind}/{selector}",
+            self.endpoint.repository
+        ));
         url
     }
 }

@@ -16,7 +16,7 @@ use crate::config::{AttesterName, Config, Kbc};
 
 /// Where resources come from, for the life of the process.
 #[derive(Debug)]
-pub struct Resources {
+pub(crate) struct Resources {
     kbs: Kbs,
 }
 
@@ -87,7 +87,7 @@ pub enum ResourceError {
 
 impl Resources {
     /// Resources as `config` says; nothing is connected or read yet.
-    pub fn new(config: &Config) -> Result<Self, kbs_client::ConfigError> {
+    pub(crate) fn new(config: &Config) -> Result<Self, kbs_client::ConfigError> {
         let kbs = match &config.kbc {
             Kbc::OfflineFs { extra_files } => {
                 let usual = OfflineFs::DEFAULT_FILES.iter().map(PathBuf::from);
@@ -109,7 +109,7 @@ impl Resources {
 
     /// Whether what comes from the Key Broker Service is known to come from it. Over plain http
     /// (loopback apart) it is whatever the host says; see `SECURITY.md`.
-    pub fn kbs_authenticated(&self) -> bool {
+    pub(crate) fn kbs_authenticated(&self) -> bool {
         match &self.kbs {
             Kbs::Remote(client) => client.authenticated(),
             Kbs::Offline(_) | Kbs::NoAttester => true,
@@ -117,7 +117,7 @@ impl Resources {
     }
 
     /// The resource at `location`: `kbs:///repository/type/tag`, `file:///path` or `/path`.
-    pub async fn fetch(&self, location: &str) -> Result<Secret, ResourceError> {
+    pub(crate) async fn fetch(&self, location: &str) -> Result<Secret, ResourceError> {
         match Location::parse(location)? {
             Location::Kbs(uri) => self.fetch_kbs(location, &uri).await,
             Location::File(path) => read_file(location, path).await,
@@ -129,7 +129,9 @@ impl Resources {
             Kbs::Remote(client) => client.resource(uri).await,
             Kbs::Offline(files) => offline(files.clone(), uri.clone()).await,
             Kbs::NoAttester => {
-                return Err(ResourceError::NoAttester { location: location.to_owned() });
+                return Err(ResourceError::NoAttester {
+                    location: location.to_owned(),
+                });
             }
         };
         answer.map_err(|source| ResourceError::Kbs {
@@ -152,16 +154,21 @@ enum Location {
 impl Location {
     fn parse(location: &str) -> Result<Self, ResourceError> {
         if location.starts_with("kbs:") || location.starts_with("kbs+") {
-            return location.parse().map(Self::Kbs).map_err(|source| ResourceError::Uri {
-                location: location.to_owned(),
-                source,
-            });
+            return location
+                .parse()
+                .map(Self::Kbs)
+                .map_err(|source| ResourceError::Uri {
+                    location: location.to_owned(),
+                    source,
+                });
         }
         let path = Path::new(location.strip_prefix("file://").unwrap_or(location));
         if path.is_absolute() {
             return Ok(Self::File(path.to_owned()));
         }
-        Err(ResourceError::Location { location: location.to_owned() })
+        Err(ResourceError::Location {
+            location: location.to_owned(),
+        })
     }
 }
 
@@ -179,10 +186,16 @@ async fn read_file(location: &str, path: PathBuf) -> Result<Secret, ResourceErro
         file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
         Ok(bytes)
     });
-    let bytes = reading.await.map_err(|source| ResourceError::File { path: shown, source })?;
+    let bytes = reading.await.map_err(|source| ResourceError::File {
+        path: shown,
+        source,
+    })?;
     if bytes.len() > MAX_RESOURCE {
         let location = location.to_owned();
-        return Err(ResourceError::TooLarge { location, limit: MAX_RESOURCE });
+        return Err(ResourceError::TooLarge {
+            location,
+            limit: MAX_RESOURCE,
+        });
     }
     Ok(Secret::new(bytes))
 }
@@ -195,7 +208,9 @@ mod tests {
     use super::*;
 
     fn offline() -> Resources {
-        Resources { kbs: Kbs::NoAttester }
+        Resources {
+            kbs: Kbs::NoAttester,
+        }
     }
 
     #[tokio::test]
@@ -203,14 +218,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("policy.json");
         std::fs::write(&path, b"{}").unwrap();
-        for location in [format!("file://{}", path.display()), path.display().to_string()] {
+        for location in [
+            format!("file://{}", path.display()),
+            path.display().to_string(),
+        ] {
             assert_eq!(offline().fetch(&location).await.unwrap().expose(), b"{}");
         }
     }
 
     #[tokio::test]
     async fn refuses_what_is_no_location_by_name() {
-        for location in ["policy.json", "https://example.com/p", "oci:x", "", "file://../x"] {
+        for location in [
+            "policy.json",
+            "https://example.com/p",
+            "oci:x",
+            "",
+            "file://../x",
+        ] {
             match offline().fetch(location).await {
                 Err(ResourceError::Location { location: named }) => assert_eq!(named, location),
                 other => panic!("{location}: {other:?}"),
@@ -233,7 +257,10 @@ mod tests {
         std::fs::write(&large, vec![0; MAX_RESOURCE + 1]).unwrap();
         assert!(matches!(
             offline().fetch(large.to_str().unwrap()).await,
-            Err(ResourceError::TooLarge { limit: MAX_RESOURCE, .. })
+            Err(ResourceError::TooLarge {
+                limit: MAX_RESOURCE,
+                ..
+            })
         ));
         assert!(matches!(
             offline().fetch(folder.path().to_str().unwrap()).await,

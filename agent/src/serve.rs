@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
-use ttrpc::asynchronous::transport::Listener;
 use ttrpc::r#async::Server;
+use ttrpc::asynchronous::transport::Listener;
 
-use crate::error::chain;
 use crate::config::{Config, ConfigError, Environment};
+use crate::error::chain;
+use crate::logging;
 use crate::pull::Agent;
 use crate::service::{self, Backend};
 use crate::socket::{self, SocketError};
-use crate::logging;
 
 /// What to do when the configuration is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

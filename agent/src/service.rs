@@ -79,13 +79,17 @@ async fn pull(
         None => pulling.await,
         Some(limit) => tokio::time::timeout(limit, pulling)
             .await
-            .unwrap_or(Err(Error::Deadline { seconds: limit.as_secs() })),
+            .unwrap_or(Err(Error::Deadline {
+                seconds: limit.as_secs(),
+            })),
     }
 }
 
 /// The time that the caller will wait, less what our own answer needs to arrive in it.
 fn caller_deadline(context: &TtrpcContext) -> Option<Duration> {
-    let nanoseconds = u64::try_from(context.timeout_nano).ok().filter(|limit| *limit > 0)?;
+    let nanoseconds = u64::try_from(context.timeout_nano)
+        .ok()
+        .filter(|limit| *limit > 0)?;
     let limit = Duration::from_nanos(nanoseconds);
     Some(limit.saturating_sub((limit / 20).min(Duration::from_millis(250))))
 }

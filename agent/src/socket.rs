@@ -61,13 +61,20 @@ pub(crate) fn bind(path: &Path) -> Result<(UnixListener, SocketFile), SocketErro
         .and_then(|()| std::fs::rename(&aside, path))
         .and_then(|()| std::fs::symlink_metadata(path));
     match published {
-        Ok(metadata) => {
-            Ok((listener, SocketFile { path: path.to_owned(), inode: metadata.ino() }))
-        }
+        Ok(metadata) => Ok((
+            listener,
+            SocketFile {
+                path: path.to_owned(),
+                inode: metadata.ino(),
+            },
+        )),
         Err(source) => {
             // The first error is the one to tell.
             let _ = remove_if_present(&aside);
-            Err(SocketError::Io { path: path.to_owned(), source })
+            Err(SocketError::Io {
+                path: path.to_owned(),
+                source,
+            })
         }
     }
 }
@@ -75,13 +82,16 @@ pub(crate) fn bind(path: &Path) -> Result<(UnixListener, SocketFile), SocketErro
 fn refuse_unless_stale(path: &Path) -> Result<(), SocketError> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(SocketError::Io { path: path.to_owned(), source }),
-        Ok(metadata) if !metadata.file_type().is_socket() => {
-            Err(SocketError::NotASocket { path: path.to_owned() })
-        }
-        Ok(_) if UnixStream::connect(path).is_ok() => {
-            Err(SocketError::InUse { path: path.to_owned() })
-        }
+        Err(source) => Err(SocketError::Io {
+            path: path.to_owned(),
+            source,
+        }),
+        Ok(metadata) if !metadata.file_type().is_socket() => Err(SocketError::NotASocket {
+            path: path.to_owned(),
+        }),
+        Ok(_) if UnixStream::connect(path).is_ok() => Err(SocketError::InUse {
+            path: path.to_owned(),
+        }),
         Ok(_) => Ok(()),
     }
 }
@@ -112,7 +122,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run/cc/cdh.sock");
         let (_listener, file) = bind(&path).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
+            0o600
+        );
         let names = std::fs::read_dir(path.parent().unwrap()).unwrap().count();
         assert_eq!(names, 1, "the name it was bound under is gone");
         drop(file);

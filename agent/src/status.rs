@@ -18,8 +18,15 @@ use crate::store::StoreError;
 pub(crate) fn for_the_caller(image: &str, error: &Error, verbose: bool) -> Status {
     let verdict = Verdict::of(error);
     // The name is the caller's own; it is cut so that it cannot fill the answer.
-    let image: String = image.chars().filter(|c| !c.is_control()).take(MAX_IMAGE_NAME).collect();
-    let mut text = format!("Failed to pull image {image}: {}: {}", verdict.stage, verdict.cause);
+    let image: String = image
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(MAX_IMAGE_NAME)
+        .collect();
+    let mut text = format!(
+        "Failed to pull image {image}: {}: {}",
+        verdict.stage, verdict.cause
+    );
     if let Some(facts) = &verdict.facts {
         text.push_str(": ");
         text.push_str(facts);
@@ -56,12 +63,20 @@ struct Verdict {
 }
 
 fn verdict(code: Code, stage: &'static str, cause: &'static str) -> Verdict {
-    Verdict { code, stage, cause, facts: None }
+    Verdict {
+        code,
+        stage,
+        cause,
+        facts: None,
+    }
 }
 
 impl Verdict {
     fn with(self, facts: String) -> Self {
-        Self { facts: Some(facts), ..self }
+        Self {
+            facts: Some(facts),
+            ..self
+        }
     }
 
     fn of(error: &Error) -> Self {
@@ -71,27 +86,36 @@ impl Verdict {
                     .with(source.to_string())
             }
             Error::BundlePath(source) => of_bundle("bundle path", source),
-            Error::NoPolicy { hint } => {
-                verdict(Code::FAILED_PRECONDITION, "policy", "no image policy is configured")
-                    .with(hint.clone())
-            }
-            Error::Policy(_) => {
-                verdict(Code::FAILED_PRECONDITION, "policy", "malformed image policy")
-            }
-            Error::Registries(_) => {
-                verdict(Code::FAILED_PRECONDITION, "resolve", "malformed registries configuration")
-            }
+            Error::NoPolicy { hint } => verdict(
+                Code::FAILED_PRECONDITION,
+                "policy",
+                "no image policy is configured",
+            )
+            .with(hint.clone()),
+            Error::Policy(_) => verdict(
+                Code::FAILED_PRECONDITION,
+                "policy",
+                "malformed image policy",
+            ),
+            Error::Registries(_) => verdict(
+                Code::FAILED_PRECONDITION,
+                "resolve",
+                "malformed registries configuration",
+            ),
             Error::Resource { source, .. } => of_resource(source),
-            Error::Open(OpenError::Registry(source)) => of_registry("resolve", source),
             Error::Open(OpenError::Rewrite(_)) => verdict(
                 Code::FAILED_PRECONDITION,
                 "resolve",
                 "the registries configuration makes no name of this one",
             ),
-            Error::Open(OpenError::Credentials(_)) => {
-                verdict(Code::FAILED_PRECONDITION, "resolve", "malformed registry credentials")
+            Error::Open(OpenError::Credentials(_)) => verdict(
+                Code::FAILED_PRECONDITION,
+                "resolve",
+                "malformed registry credentials",
+            ),
+            Error::Open(OpenError::Registry(source)) | Error::Resolve(source) => {
+                of_registry("resolve", source)
             }
-            Error::Resolve(source) => of_registry("resolve", source),
             Error::FetchConfig(source) => of_registry("config", source),
             Error::Fetch { source, .. } => of_registry("fetch", source),
             Error::Manifest(source) => of_manifest(source),
@@ -139,9 +163,11 @@ fn of_resource(error: &ResourceError) -> Verdict {
         ResourceError::File { .. } => broken("a resource file cannot be read"),
         ResourceError::TooLarge { .. } => broken("a resource is too large"),
         ResourceError::Kbs { source, .. } => match source.as_ref() {
-            kbs_client::Error::Unreachable { .. } => {
-                verdict(Code::UNAVAILABLE, "policy", "key broker service unreachable")
-            }
+            kbs_client::Error::Unreachable { .. } => verdict(
+                Code::UNAVAILABLE,
+                "policy",
+                "key broker service unreachable",
+            ),
             kbs_client::Error::Tls { .. } => failed("key broker service not trusted"),
             kbs_client::Error::Version { ours, theirs, .. } => {
                 failed("key broker service speaks another protocol")
@@ -163,63 +189,45 @@ fn of_resource(error: &ResourceError) -> Verdict {
 }
 
 fn of_registry(stage: &'static str, error: &RegistryError) -> Verdict {
-    let fact = |wanted: &crate::registry::Wanted| wanted.to_string();
+    let (code, cause) = match error {
+        RegistryError::Client(_) => (
+            Code::FAILED_PRECONDITION,
+            "proxy or certificates are unusable",
+        ),
+        RegistryError::Blocked { .. } => {
+            (Code::PERMISSION_DENIED, "registry blocked by configuration")
+        }
+        RegistryError::Unreachable { .. } => (Code::UNAVAILABLE, "registry unreachable"),
+        RegistryError::Broken { .. } => (Code::UNAVAILABLE, "connection to the registry broke"),
+        RegistryError::Stalled { .. } => (Code::UNAVAILABLE, "registry stalled"),
+        RegistryError::Deadline { .. } => (Code::UNAVAILABLE, "registry too slow"),
+        RegistryError::NotFound { .. } => (Code::NOT_FOUND, "not found in the registry"),
+        RegistryError::Refused { .. } | RegistryError::Challenge { .. } => {
+            (Code::UNAUTHENTICATED, "registry refuses access")
+        }
+        RegistryError::Status {
+            status: 429 | 500..,
+            ..
+        } => (Code::UNAVAILABLE, "registry failed"),
+        RegistryError::Status { .. } => (Code::INTERNAL, "registry failed"),
+        RegistryError::TooLarge { .. } => (Code::RESOURCE_EXHAUSTED, "limit exceeded"),
+        RegistryError::WrongSize { .. } => (Code::DATA_LOSS, "size mismatch"),
+        RegistryError::WrongDigest { .. } => (Code::DATA_LOSS, "digest mismatch"),
+        RegistryError::BadRedirect { .. } | RegistryError::TooManyRedirects { .. } => {
+            (Code::UNAVAILABLE, "redirect refused")
+        }
+    };
+    let verdict = verdict(code, stage, cause);
     match error {
-        RegistryError::Client(_) => {
-            verdict(Code::FAILED_PRECONDITION, stage, "proxy or certificates are unusable")
+        RegistryError::Client(_) => verdict,
+        // What the registry says of it stays in the guest.
+        RegistryError::Refused { wanted, status, .. }
+        | RegistryError::Status { wanted, status, .. } => {
+            verdict.with(format!("{wanted}: HTTP status {status}"))
         }
-        RegistryError::Blocked { name } => {
-            verdict(Code::PERMISSION_DENIED, stage, "registry blocked by configuration")
-                .with(name.clone())
-        }
-        RegistryError::Unreachable { wanted, reason } => {
-            verdict(Code::UNAVAILABLE, stage, "registry unreachable")
-                .with(format!("{wanted}: {reason}"))
-        }
-        RegistryError::Broken { wanted, .. } => {
-            verdict(Code::UNAVAILABLE, stage, "connection to the registry broke").with(fact(wanted))
-        }
-        RegistryError::Stalled { wanted } => {
-            verdict(Code::UNAVAILABLE, stage, "registry stalled").with(fact(wanted))
-        }
-        RegistryError::Deadline { wanted, seconds } => {
-            verdict(Code::UNAVAILABLE, stage, "registry too slow")
-                .with(format!("{wanted}: {seconds} s"))
-        }
-        RegistryError::NotFound { wanted } => {
-            verdict(Code::NOT_FOUND, stage, "not found in the registry").with(fact(wanted))
-        }
-        RegistryError::Refused { wanted, status, .. } => {
-            verdict(Code::UNAUTHENTICATED, stage, "registry refuses access")
-                .with(format!("{wanted}: HTTP status {status}"))
-        }
-        RegistryError::Status { wanted, status, .. } => {
-            let code = if *status == 429 || *status >= 500 { Code::UNAVAILABLE } else { Code::INTERNAL };
-            verdict(code, stage, "registry failed").with(format!("{wanted}: HTTP status {status}"))
-        }
-        RegistryError::TooLarge { wanted, limit } => {
-            verdict(Code::RESOURCE_EXHAUSTED, stage, "limit exceeded")
-                .with(format!("{wanted}: more than {limit} bytes"))
-        }
-        RegistryError::WrongSize { wanted, expected, found } => {
-            verdict(Code::DATA_LOSS, stage, "size mismatch")
-                .with(format!("{wanted}: expected {expected} bytes, found {found}"))
-        }
-        RegistryError::WrongDigest { wanted, expected, found } => {
-            verdict(Code::DATA_LOSS, stage, "digest mismatch")
-                .with(format!("{wanted}: expected {expected}, found {found}"))
-        }
-        RegistryError::BadRedirect { wanted, reason } => {
-            verdict(Code::UNAVAILABLE, stage, "redirect refused").with(format!("{wanted}: {reason}"))
-        }
-        RegistryError::TooManyRedirects { wanted, limit } => {
-            verdict(Code::UNAVAILABLE, stage, "redirect refused")
-                .with(format!("{wanted}: more than {limit} redirects"))
-        }
-        RegistryError::Challenge { wanted, reason } => {
-            verdict(Code::UNAUTHENTICATED, stage, "registry refuses access")
-                .with(format!("{wanted}: {reason}"))
-        }
+        // The others have names, hosts, digests and sizes, and the system's words for a broken
+        // connection: the host carries it.
+        _ => verdict.with(error.to_string()),
     }
 }
 
@@ -316,25 +324,124 @@ fn of_bundle(stage: &'static str, error: &BundleError) -> Verdict {
         BundleError::Path(source) => {
             verdict(Code::INVALID_ARGUMENT, stage, "unusable bundle path").with(source.to_string())
         }
-        BundleError::Exists { .. } => {
-            verdict(Code::ALREADY_EXISTS, stage, "the bundle path holds a bundle already")
-        }
-        BundleError::Busy { .. } => {
-            verdict(Code::ALREADY_EXISTS, stage, "another bundle is being made there")
-        }
+        BundleError::Exists { .. } => verdict(
+            Code::ALREADY_EXISTS,
+            stage,
+            "the bundle path holds a bundle already",
+        ),
+        BundleError::Busy { .. } => verdict(
+            Code::ALREADY_EXISTS,
+            stage,
+            "another bundle is being made there",
+        ),
         BundleError::DiskFull { .. } => verdict(Code::RESOURCE_EXHAUSTED, stage, "disk full"),
         BundleError::Mount { layers, .. } => {
             verdict(Code::INTERNAL, stage, "mount failed").with(format!("{layers} layers"))
         }
-        BundleError::User(_) => {
-            verdict(Code::FAILED_PRECONDITION, stage, "the image's user cannot be resolved")
-        }
-        BundleError::Spec(_) => {
-            verdict(Code::FAILED_PRECONDITION, stage, "the image's config cannot be used")
-        }
+        BundleError::User(_) => verdict(
+            Code::FAILED_PRECONDITION,
+            stage,
+            "the image's user cannot be resolved",
+        ),
+        BundleError::Spec(_) => verdict(
+            Code::FAILED_PRECONDITION,
+            stage,
+            "the image's config cannot be used",
+        ),
         BundleError::Store(source) => of_store(source),
         _ => verdict(Code::INTERNAL, stage, "the guest cannot make the bundle"),
     }
 }
 
 const MAX_IMAGE_NAME: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::Wanted;
+
+    fn status(error: &Error) -> Status {
+        for_the_caller("registry.example/app:1", error, false)
+    }
+
+    fn refused_by_the_registry() -> Error {
+        let wanted = Wanted::manifest("registry.example", "app", "1");
+        let body = b"{\"errors\":\"a secret of the registry\"}";
+        Error::Resolve(RegistryError::status(&wanted, 403, body))
+    }
+
+    #[test]
+    fn text_has_the_phrases_that_callers_look_for_and_the_facts() {
+        let status = status(&refused_by_the_registry());
+        assert_eq!(status.code(), Code::UNAUTHENTICATED);
+        assert_eq!(
+            status.message(),
+            "Failed to pull image registry.example/app:1: resolve: registry refuses access: \
+             manifest 1 of app from registry.example: HTTP status 403"
+        );
+    }
+
+    #[test]
+    fn guest_secrets_go_out_only_when_the_owner_wants_it() {
+        let location = "kbs:///default/secret-key/1".to_owned();
+        let error = Error::Resource {
+            what: "image policy",
+            source: ResourceError::NoAttester { location },
+        };
+        for (error, secret) in [
+            (error, "secret-key"),
+            (refused_by_the_registry(), "a secret of the registry"),
+        ] {
+            assert!(!status(&error).message().contains(secret), "{error:?}");
+            let verbose = for_the_caller("registry.example/app:1", &error, true);
+            assert!(verbose.message().contains(secret), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn name_of_the_image_cannot_fill_or_forge_the_answer() {
+        let long = format!("x\n{}", "y".repeat(100_000));
+        let status = for_the_caller(&long, &Error::Panicked, false);
+        assert!(status.message().len() < 700);
+        assert!(!status.message().contains('\n'));
+        assert_eq!(status.code(), Code::INTERNAL);
+    }
+
+    #[test]
+    fn causes_are_told_apart() {
+        let limit = rootfs::LimitKind::Entries;
+        let layer = policy::Digest::sha256_of(b"");
+        let unpack = |source| Error::Unpack {
+            layer,
+            source: Box::new(source),
+        };
+        let rows = [
+            (Error::Panicked, Code::INTERNAL),
+            (Error::Deadline { seconds: 5 }, Code::DEADLINE_EXCEEDED),
+            (
+                Error::NoPolicy {
+                    hint: String::new(),
+                },
+                Code::FAILED_PRECONDITION,
+            ),
+            (
+                unpack(rootfs::Error::Limit {
+                    limit,
+                    allowed: 1,
+                    found: 2,
+                }),
+                Code::RESOURCE_EXHAUSTED,
+            ),
+            (
+                unpack(rootfs::Error::BlobTooShort {
+                    expected: 2,
+                    found: 1,
+                }),
+                Code::DATA_LOSS,
+            ),
+        ];
+        for (error, code) in rows {
+            assert_eq!(status(&error).code(), code, "{error:?}");
+        }
+    }
+}

@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::copy::{copy_attributes, link_tree};
 pub(crate) use self::overlay::{BundleRecord, OverlayDirectory, Progress};
+#[cfg(test)]
 pub(crate) use self::recover::Recovered;
 use crate::handle::{is_disk_full, open_directory, read_file, replace_file};
 use crate::mountinfo::MountInfoError;
@@ -140,18 +141,23 @@ impl Store {
         if !self.has_tree(&key)? {
             return Ok(None);
         }
-        match self.record(&key)? {
-            Some(found) if found.proves(&expected) => Ok(Some(StoredLayer {
+        if let Some(has_root_entry) = self.proof(&expected)? {
+            return Ok(Some(StoredLayer {
                 key,
-                has_root_entry: found.has_root_entry,
-            })),
-            _ => {
-                // Whoever publishes writes the record first, so this tree is nobody's.
-                let _lock = self.lock(FlockOperation::LockExclusive)?;
-                self.discard(&key)?;
-                Ok(None)
-            }
+                has_root_entry,
+            }));
         }
+        // Whoever publishes writes the record first, so this tree is nobody's. Under the lock it
+        // is looked at again: another process may have put a proved one in its place.
+        let _lock = self.lock(FlockOperation::LockExclusive)?;
+        if let Some(has_root_entry) = self.proof(&expected)? {
+            return Ok(self.has_tree(&key)?.then_some(StoredLayer {
+                key,
+                has_root_entry,
+            }));
+        }
+        self.discard(&key)?;
+        Ok(None)
     }
 
     /// An empty directory to unpack a layer into. Dropping it erases it.
@@ -221,6 +227,14 @@ impl Store {
         let text = read_file(self.inner.records.as_fd(), &name)
             .map_err(StoreError::io("read", &self.path("records").join(&name)))?;
         Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
+    }
+
+    /// Whether the record of a layer proves what is expected; if so, whether the archive had an
+    /// entry for its root directory.
+    fn proof(&self, expected: &LayerRecord) -> Result<Option<bool>, StoreError> {
+        let key = expected.key();
+        let record = self.record(&key)?.filter(|found| found.key() == key);
+        Ok(record.map(|found| found.has_root_entry))
     }
 
     /// Removes a layer and its record. The lock of the records must be held exclusively.
@@ -336,10 +350,6 @@ impl LayerRecord {
         } = self;
         let text = format!("image-agent layer 1\n{boot_id}\n{blob}\n{diff_id}\n{encryption}\n");
         Digest::sha256_of(text.as_bytes()).hex()
-    }
-
-    fn proves(&self, expected: &Self) -> bool {
-        self.key() == expected.key()
     }
 }
 

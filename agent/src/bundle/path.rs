@@ -204,7 +204,7 @@ impl Walk {
 }
 
 /// Why there is no way on from `walk` to `name`.
-fn step_error(error: Errno, walk: &Walk, name: &str) -> BundleError {
+pub(super) fn step_error(error: Errno, walk: &Walk, name: &str) -> BundleError {
     let component = walk.path().join(name);
     // O_DIRECTORY on a link gives ENOTDIR or ELOOP, as the kernel pleases.
     let is_link = statat(walk.deepest(), name, AtFlags::SYMLINK_NOFOLLOW)

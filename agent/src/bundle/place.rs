@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, mkdirat, openat2, statat, unlinkat};
 use rustix::io::Errno;
 
-use super::path::{BundlePath, Walk};
-use super::{BundleError, BundlePathError};
+use super::BundleError;
+use super::path::{BundlePath, Walk, step_error};
 use crate::handle::{FileId, PLAIN, create_file, is_linked, names, open_directory, try_lock};
 use crate::spec::ROOTFS;
 
@@ -170,11 +170,7 @@ impl Directories {
         match self.make(ROOTFS, PLAIN | ResolveFlags::NO_XDEV) {
             Ok(()) => {}
             Err(Errno::XDEV) => return Err(BundleError::Exists { path, what: ROOTFS }),
-            Err(Errno::LOOP) => return Err(BundlePathError::Link { component: rootfs }.into()),
-            Err(Errno::NOTDIR) => {
-                return Err(BundlePathError::NotDirectory { component: rootfs }.into());
-            }
-            Err(error) => return Err(BundleError::io("make", &rootfs)(error.into())),
+            Err(error) => return Err(step_error(error, &self.walk, ROOTFS)),
         }
         let entries = names(self.walk.deepest());
         if !entries

@@ -30,20 +30,21 @@ pub(super) struct CallArgs {
 
 /// Runs `image-agent call`.
 pub(super) fn call(arguments: &CallArgs) -> Exit {
-    let socket = match &arguments.socket {
-        Some(socket) => socket.clone(),
-        None => {
-            let file = arguments.config.config.as_deref();
-            match Config::load(file, &Environment::from_process()) {
-                Ok((config, _)) => config.socket,
-                Err(error) => {
-                    report::complain(&chain(&error));
-                    return Exit::Misconfigured;
-                }
-            }
+    let file = arguments.config.config.as_deref();
+    let configured = || Config::load(file, &Environment::from_process());
+    let named = arguments.socket.clone().map(Ok);
+    let socket = named.unwrap_or_else(|| configured().map(|(config, _warnings)| config.socket));
+    let socket = match socket {
+        Ok(socket) => socket,
+        Err(error) => {
+            report::complain(&chain(&error));
+            return Exit::Misconfigured;
         }
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             report::complain(&format!("starting the runtime: {error}"));
@@ -58,7 +59,11 @@ pub(super) fn call(arguments: &CallArgs) -> Exit {
         }
         Err(ttrpc::Error::RpcStatus(status)) => {
             report::complain(&format!("{:?}: {}", status.code(), status.message()));
-            if status.code() == ttrpc::Code::PERMISSION_DENIED { Exit::Denied } else { Exit::Failed }
+            if status.code() == ttrpc::Code::PERMISSION_DENIED {
+                Exit::Denied
+            } else {
+                Exit::Failed
+            }
         }
         Err(error) => {
             report::complain(&format!("{address}: {error}"));
@@ -73,6 +78,8 @@ async fn pull(address: &str, arguments: &CallArgs) -> ttrpc::Result<String> {
     request.image_url.clone_from(&arguments.image);
     request.bundle_path.clone_from(&arguments.bundle);
     let limit = context::with_duration(Duration::from_secs(arguments.timeout.into()));
-    let response = ImagePullServiceClient::new(client).pull_image(limit, &request).await?;
+    let response = ImagePullServiceClient::new(client)
+        .pull_image(limit, &request)
+        .await?;
     Ok(response.manifest_digest)
 }

@@ -76,16 +76,18 @@ pub(super) fn pull(arguments: &PullArgs) -> Exit {
 
 /// Runs `image-agent verify`.
 pub(super) fn verify(arguments: &VerifyArgs) -> Exit {
-    with_agent(&arguments.config, async |agent| match agent.verify(&arguments.image).await {
-        Ok(record) if arguments.json => {
-            report::print_json(&record);
-            Exit::Done
+    with_agent(&arguments.config, async |agent| {
+        match agent.verify(&arguments.image).await {
+            Ok(record) if arguments.json => {
+                report::print_json(&record);
+                Exit::Done
+            }
+            Ok(record) => {
+                report::print(&record.to_string());
+                Exit::Done
+            }
+            Err(error) => refuse(&error, arguments.json),
         }
-        Ok(record) => {
-            report::print(&record.to_string());
-            Exit::Done
-        }
-        Err(error) => refuse(&error, arguments.json),
     })
 }
 
@@ -110,7 +112,10 @@ fn with_agent(arguments: &ConfigArgs, run: impl AsyncFnOnce(&Agent) -> Exit) -> 
             return Exit::Misconfigured;
         }
     };
-    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime.block_on(run(&agent)),
         Err(error) => {
             report::complain(&format!("starting the runtime: {error}"));
@@ -137,8 +142,11 @@ fn refuse(error: &Error, as_json: bool) -> Exit {
 /// Progress bars on a terminal, nothing elsewhere.
 fn bars() -> Listener {
     let terminal = std::io::stderr().is_terminal();
-    let target =
-        if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let target = if terminal {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
     let all = MultiProgress::with_draw_target(target);
     let bars: Mutex<HashMap<Digest, ProgressBar>> = Mutex::new(HashMap::new());
     Listener::new(move |step| {
@@ -147,7 +155,7 @@ fn bars() -> Listener {
             Progress::LayerStarted(digest, size) => {
                 let bar = all.add(ProgressBar::new(size).with_style(style()));
                 bar.set_message(digest.hex().chars().take(12).collect::<String>());
-                bars.insert(digest.clone(), bar);
+                bars.insert(*digest, bar);
             }
             Progress::LayerReceived(digest, count) => {
                 if let Some(bar) = bars.get(digest) {

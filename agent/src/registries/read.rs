@@ -155,8 +155,12 @@ fn read_mirrors(section: &mut Section<'_>, digest_only: bool) -> Result<Vec<Mirr
     for mut mirror in section.sections("mirror")? {
         let location = mirror.parsed("location", |text| namespace(text).map(str::to_owned))?;
         let insecure = mirror.flag("insecure")?;
-        let pull = mirror.string("pull-from-mirror")?.map(|found| {
-            if digest_only && !found.value.is_empty() {
+        // An empty word is the default.
+        let pull = mirror
+            .string("pull-from-mirror")?
+            .filter(|found| !found.value.is_empty());
+        let pull = pull.map(|found| {
+            if digest_only {
                 let other = "mirror-by-digest-only = true";
                 return Err(found.fault(Fault::Incompatible { other }));
             }
@@ -179,15 +183,11 @@ fn read_mirrors(section: &mut Section<'_>, digest_only: bool) -> Result<Vec<Mirr
     Ok(mirrors)
 }
 
-/// An empty word is the default, here and in the mode of short names.
 fn parse_pull(text: &str) -> Result<PullFromMirror, Fault> {
-    match text {
-        "" => Ok(PullFromMirror::All),
-        text => match word(text, &["all", "digest-only", "tag-only"])? {
-            "digest-only" => Ok(PullFromMirror::DigestOnly),
-            "tag-only" => Ok(PullFromMirror::TagOnly),
-            _ => Ok(PullFromMirror::All),
-        },
+    match word(text, &["all", "digest-only", "tag-only"])? {
+        "digest-only" => Ok(PullFromMirror::DigestOnly),
+        "tag-only" => Ok(PullFromMirror::TagOnly),
+        _ => Ok(PullFromMirror::All),
     }
 }
 

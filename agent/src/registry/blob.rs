@@ -6,19 +6,26 @@ use bytes::{Buf as _, Bytes};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 /// A pipe for one blob. It holds at most a few network reads; a slow unpacker slows the network.
-pub fn blob_channel() -> (BlobSender, BlobReader) {
+pub(crate) fn blob_channel() -> (BlobSender, BlobReader) {
     let (sender, receiver) = channel(PIECES_UNDER_WAY);
-    (BlobSender(sender), BlobReader { receiver, piece: Bytes::new(), finished: false })
+    (
+        BlobSender(sender),
+        BlobReader {
+            receiver,
+            piece: Bytes::new(),
+            finished: false,
+        },
+    )
 }
 
 /// The network's end.
 #[derive(Debug)]
-pub struct BlobSender(Sender<Piece>);
+pub(crate) struct BlobSender(Sender<Piece>);
 
 /// The unpacker's end. An end of stream is reported only if the sender has said so: a sender
 /// that was dropped is an error, never a short blob.
 #[derive(Debug)]
-pub struct BlobReader {
+pub(crate) struct BlobReader {
     receiver: Receiver<Piece>,
     piece: Bytes,
     finished: bool,
@@ -32,16 +39,19 @@ enum Piece {
 
 /// The unpacker has gone: it has failed, or has seen enough.
 #[derive(Debug)]
-pub struct NobodyListens;
+pub(crate) struct NobodyListens;
 
 impl BlobSender {
     /// Hands on one piece; waits while the unpacker is behind.
-    pub async fn send(&self, bytes: Bytes) -> Result<(), NobodyListens> {
-        self.0.send(Piece::Bytes(bytes)).await.map_err(|_gone| NobodyListens)
+    pub(crate) async fn send(&self, bytes: Bytes) -> Result<(), NobodyListens> {
+        self.0
+            .send(Piece::Bytes(bytes))
+            .await
+            .map_err(|_gone| NobodyListens)
     }
 
     /// Marks the end of the blob.
-    pub async fn finish(self) {
+    pub(crate) async fn finish(self) {
         // The reader may have gone; then there is nobody to tell.
         let _ = self.0.send(Piece::End).await;
     }
@@ -93,7 +103,10 @@ mod tests {
         let (sender, reader) = blob_channel();
         let reading = tokio::task::spawn_blocking(move || read_all(reader));
         for piece in ["one ", "", "two"] {
-            sender.send(Bytes::from_static(piece.as_bytes())).await.unwrap();
+            sender
+                .send(Bytes::from_static(piece.as_bytes()))
+                .await
+                .unwrap();
         }
         sender.finish().await;
         assert_eq!(reading.await.unwrap().unwrap(), b"one two");
@@ -113,6 +126,9 @@ mod tests {
     async fn dropped_reader_stops_the_sender() {
         let (sender, reader) = blob_channel();
         drop(reader);
-        assert!(matches!(sender.send(Bytes::from_static(b"x")).await, Err(NobodyListens)));
+        assert!(matches!(
+            sender.send(Bytes::from_static(b"x")).await,
+            Err(NobodyListens)
+        ));
     }
 }

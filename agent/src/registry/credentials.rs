@@ -53,8 +53,10 @@ pub(crate) fn credentials_for(
     host: &str,
     repository: &str,
 ) -> Result<Option<BasicCredentials>, CredentialsError> {
-    let file: AuthFile = serde_json::from_slice(auth_json)
-        .map_err(|error| CredentialsError { line: error.line(), column: error.column() })?;
+    let file: AuthFile = serde_json::from_slice(auth_json).map_err(|error| CredentialsError {
+        line: error.line(),
+        column: error.column(),
+    })?;
     let full = format!("{host}/{repository}");
     let mut key = full.as_str();
     loop {
@@ -67,8 +69,14 @@ pub(crate) fn credentials_for(
         }
     }
     if host == "docker.io" {
-        let aliases = ["https://index.docker.io/v1/", "index.docker.io", "registry-1.docker.io"];
-        return Ok(aliases.iter().find_map(|key| file.auths.get(*key).and_then(usable)));
+        let aliases = [
+            "https://index.docker.io/v1/",
+            "index.docker.io",
+            "registry-1.docker.io",
+        ];
+        return Ok(aliases
+            .iter()
+            .find_map(|key| file.auths.get(*key).and_then(usable)));
     }
     Ok(None)
 }
@@ -107,11 +115,26 @@ mod tests {
             "r.example/team/x": {"auth":"%%%"},
             "https://index.docker.io/v1/": {"auth":"aDpi"}
         }}"#;
-        assert_eq!(header(file, "r.example", "app").as_deref(), Some("Basic YTpi"));
-        assert_eq!(header(file, "r.example", "team/app").as_deref(), Some("Basic Yzpk"));
-        assert_eq!(header(file, "r.example", "team/x/app").as_deref(), Some("Basic Yzpk"));
-        assert_eq!(header(file, "r.example", "teams/app").as_deref(), Some("Basic YTpi"));
-        assert_eq!(header(file, "docker.io", "library/app").as_deref(), Some("Basic aDpi"));
+        assert_eq!(
+            header(file, "r.example", "app").as_deref(),
+            Some("Basic YTpi")
+        );
+        assert_eq!(
+            header(file, "r.example", "team/app").as_deref(),
+            Some("Basic Yzpk")
+        );
+        assert_eq!(
+            header(file, "r.example", "team/x/app").as_deref(),
+            Some("Basic Yzpk")
+        );
+        assert_eq!(
+            header(file, "r.example", "teams/app").as_deref(),
+            Some("Basic YTpi")
+        );
+        assert_eq!(
+            header(file, "docker.io", "library/app").as_deref(),
+            Some("Basic aDpi")
+        );
         assert_eq!(header(file, "quay.io", "app"), None);
         assert_eq!(header(file, "other.example", "app"), None);
     }

@@ -14,17 +14,26 @@ pub struct Wanted {
 impl Wanted {
     /// The manifest `selector` (a tag or a digest) of a repository.
     pub(crate) fn manifest(host: &str, repository: &str, selector: &str) -> Self {
-        Self { host: host.into(), thing: format!("manifest {selector} of {repository}") }
+        Self {
+            host: host.into(),
+            thing: format!("manifest {selector} of {repository}"),
+        }
     }
 
     /// The blob `digest` of a repository.
     pub(crate) fn blob(host: &str, repository: &str, digest: &str) -> Self {
-        Self { host: host.into(), thing: format!("blob {digest} of {repository}") }
+        Self {
+            host: host.into(),
+            thing: format!("blob {digest} of {repository}"),
+        }
     }
 
     /// A token for a repository.
     pub(crate) fn token(host: &str, repository: &str) -> Self {
-        Self { host: host.into(), thing: format!("a pull token for {repository}") }
+        Self {
+            host: host.into(),
+            thing: format!("a pull token for {repository}"),
+        }
     }
 }
 
@@ -92,7 +101,7 @@ pub enum RegistryError {
     },
 
     /// The registry wants other credentials than we have (401, 403).
-    #[error("{wanted}: access refused, HTTP status {status}{}", said(message))]
+    #[error("{wanted}: access refused, HTTP status {status}{}", said(message.as_deref()))]
     Refused {
         /// What was asked for.
         wanted: Wanted,
@@ -103,7 +112,7 @@ pub enum RegistryError {
     },
 
     /// Any other status than success.
-    #[error("{wanted}: HTTP status {status}{}", said(message))]
+    #[error("{wanted}: HTTP status {status}{}", said(message.as_deref()))]
     Status {
         /// What was asked for.
         wanted: Wanted,
@@ -174,12 +183,12 @@ pub enum RegistryError {
 
 impl RegistryError {
     /// Sorts a failure of the HTTP client by what it means to the reader.
-    pub(crate) fn transport(wanted: &Wanted, source: reqwest::Error) -> Self {
+    pub(crate) fn transport(wanted: &Wanted, source: &reqwest::Error) -> Self {
         let wanted = wanted.clone();
         if source.is_timeout() {
             return Self::Stalled { wanted };
         }
-        let reason = innermost(&source);
+        let reason = innermost(source);
         if source.is_connect() {
             return Self::Unreachable { wanted, reason };
         }
@@ -192,8 +201,16 @@ impl RegistryError {
         let message = printable(body);
         match status {
             404 => Self::NotFound { wanted },
-            401 | 403 => Self::Refused { wanted, status, message },
-            _ => Self::Status { wanted, status, message },
+            401 | 403 => Self::Refused {
+                wanted,
+                status,
+                message,
+            },
+            _ => Self::Status {
+                wanted,
+                status,
+                message,
+            },
         }
     }
 }
@@ -218,8 +235,8 @@ fn printable(body: &[u8]) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-fn said(message: &Option<String>) -> String {
-    message.as_ref().map_or_else(String::new, |text| format!(", the registry says: {text}"))
+fn said(message: Option<&str>) -> String {
+    message.map_or_else(String::new, |text| format!(", the registry says: {text}"))
 }
 
 const MAX_MESSAGE: usize = 300;
@@ -250,7 +267,11 @@ mod tests {
         ));
         assert!(matches!(
             RegistryError::status(&wanted, 503, b""),
-            RegistryError::Status { status: 503, message: None, .. }
+            RegistryError::Status {
+                status: 503,
+                message: None,
+                ..
+            }
         ));
     }
 }

@@ -4,8 +4,6 @@
 //! Redirects are followed by hand, because what may follow one is a matter of security: never
 //! from https to http, and never with our credentials to another host.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
 use reqwest::{Certificate, Client, Proxy, Response, StatusCode, Url};
@@ -14,7 +12,7 @@ use super::error::{RegistryError, Wanted};
 use crate::config::Timeouts;
 
 /// How registries are reached: proxy, extra roots and deadlines, as configured.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Route {
     /// Proxy for https requests.
     pub(crate) https_proxy: Option<String>,
@@ -53,7 +51,8 @@ impl Http {
     pub(crate) fn secure(route: &Route) -> Result<Self, RegistryError> {
         let mut builder = builder(route)?.https_only(true);
         for pem in &route.extra_root_certificates {
-            let certificate = Certificate::from_pem(pem.as_bytes()).map_err(RegistryError::Client)?;
+            let certificate =
+                Certificate::from_pem(pem.as_bytes()).map_err(RegistryError::Client)?;
             builder = builder.add_root_certificate(certificate);
         }
         Self::build(builder, route)
@@ -69,7 +68,10 @@ impl Http {
 
     fn build(builder: reqwest::ClientBuilder, route: &Route) -> Result<Self, RegistryError> {
         let client = builder.build().map_err(RegistryError::Client)?;
-        Ok(Self { client, timeouts: route.timeouts })
+        Ok(Self {
+            client,
+            timeouts: route.timeouts,
+        })
     }
 
     /// Sends a GET, follows redirects, and returns the first answer that is not one.
@@ -84,7 +86,10 @@ impl Http {
             }
             url = redirect_target(&url, response.headers(), request)?;
         }
-        Err(RegistryError::TooManyRedirects { wanted: request.wanted.clone(), limit: MAX_REDIRECTS })
+        Err(RegistryError::TooManyRedirects {
+            wanted: request.wanted.clone(),
+            limit: MAX_REDIRECTS,
+        })
     }
 
     /// Sends a GET and reads the whole answer, which may not be larger than `limit` bytes.
@@ -98,15 +103,28 @@ impl Http {
             let response = self.get(request).await?;
             let status = response.status();
             let headers = response.headers().clone();
-            let cap = if status.is_success() { limit } else { MAX_ERROR_BODY };
+            let cap = if status.is_success() {
+                limit
+            } else {
+                MAX_ERROR_BODY
+            };
             let body = read_capped(response, cap, status.is_success(), request).await?;
-            Ok(Answer { status, headers, body })
+            Ok(Answer {
+                status,
+                headers,
+                body,
+            })
         };
         // A small answer has one deadline for all of it, so that a byte now and then
         // does not keep us waiting for ever.
-        tokio::time::timeout(seconds, whole).await.unwrap_or_else(|_| {
-            Err(RegistryError::Deadline { wanted: request.wanted.clone(), seconds: seconds.as_secs() })
-        })
+        tokio::time::timeout(seconds, whole)
+            .await
+            .unwrap_or_else(|_| {
+                Err(RegistryError::Deadline {
+                    wanted: request.wanted.clone(),
+                    seconds: seconds.as_secs(),
+                })
+            })
     }
 
     async fn send(&self, url: &Url, request: &Request<'_>) -> Result<Response, RegistryError> {
@@ -119,7 +137,9 @@ impl Http {
         {
             get = get.header(AUTHORIZATION, value);
         }
-        get.send().await.map_err(|source| RegistryError::transport(&request.wanted, source))
+        get.send()
+            .await
+            .map_err(|source| RegistryError::transport(&request.wanted, &source))
     }
 }
 
@@ -137,7 +157,10 @@ pub(crate) struct Answer {
 impl Answer {
     /// The `Content-Type`, if it is one line of text.
     pub(crate) fn content_type(&self) -> Option<&str> {
-        self.headers.get(reqwest::header::CONTENT_TYPE)?.to_str().ok()
+        self.headers
+            .get(reqwest::header::CONTENT_TYPE)?
+            .to_str()
+            .ok()
     }
 }
 
@@ -146,7 +169,10 @@ pub(crate) async fn next_chunk(
     response: &mut Response,
     wanted: &Wanted,
 ) -> Result<Option<Bytes>, RegistryError> {
-    response.chunk().await.map_err(|source| RegistryError::transport(wanted, source))
+    response
+        .chunk()
+        .await
+        .map_err(|source| RegistryError::transport(wanted, &source))
 }
 
 async fn read_capped(
@@ -155,7 +181,10 @@ async fn read_capped(
     strict: bool,
     request: &Request<'_>,
 ) -> Result<Vec<u8>, RegistryError> {
-    let too_large = || RegistryError::TooLarge { wanted: request.wanted.clone(), limit };
+    let too_large = || RegistryError::TooLarge {
+        wanted: request.wanted.clone(),
+        limit,
+    };
     let announced = response.content_length().unwrap_or(0);
     if strict && announced > u64::try_from(limit).unwrap_or(u64::MAX) {
         return Err(too_large());
@@ -183,7 +212,12 @@ fn builder(route: &Route) -> Result<reqwest::ClientBuilder, RegistryError> {
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(route.timeouts.connect)
         .read_timeout(route.timeouts.idle);
-    let exceptions = || route.no_proxy.as_deref().and_then(reqwest::NoProxy::from_string);
+    let exceptions = || {
+        route
+            .no_proxy
+            .as_deref()
+            .and_then(reqwest::NoProxy::from_string)
+    };
     if let Some(url) = &route.https_proxy {
         let proxy = Proxy::https(url).map_err(RegistryError::Client)?;
         builder = builder.proxy(proxy.no_proxy(exceptions()));
@@ -201,7 +235,10 @@ fn redirect_target(
     request: &Request<'_>,
 ) -> Result<Url, RegistryError> {
     let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
-    let bad = |reason| RegistryError::BadRedirect { wanted: request.wanted.clone(), reason };
+    let bad = |reason| RegistryError::BadRedirect {
+        wanted: request.wanted.clone(),
+        reason,
+    };
     let target = location
         .and_then(|location| from.join(location).ok())
         .ok_or_else(|| bad("its Location is missing or not a URL"))?;
@@ -218,17 +255,6 @@ fn same_origin(one: &Url, other: &Url) -> bool {
 
 const MAX_REDIRECTS: usize = 5;
 const MAX_ERROR_BODY: usize = 4096;
-
-/// The deadlines that a client starts with when nothing is configured.
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(10),
-            idle: Duration::from_secs(30),
-            total: Duration::from_secs(1200),
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -249,14 +275,22 @@ mod tests {
     #[test]
     fn redirect_stays_on_https() {
         assert_eq!(
-            target("https://registry.example/v2/", "/blob?sig=1").unwrap().as_str(),
+            target("https://registry.example/v2/", "/blob?sig=1")
+                .unwrap()
+                .as_str(),
             "https://registry.example/blob?sig=1"
         );
         assert_eq!(
-            target("https://registry.example/v2/", "https://cdn.example/b").unwrap().as_str(),
+            target("https://registry.example/v2/", "https://cdn.example/b")
+                .unwrap()
+                .as_str(),
             "https://cdn.example/b"
         );
-        for location in ["http://cdn.example/b", "ftp://cdn.example/b", "file:///etc/passwd"] {
+        for location in [
+            "http://cdn.example/b",
+            "ftp://cdn.example/b",
+            "file:///etc/passwd",
+        ] {
             assert!(
                 matches!(
                     target("https://registry.example/v2/", location),
@@ -275,8 +309,14 @@ mod tests {
             "http://registry.example/v2/",
             "https://cdn.registry.example/v2/",
         ] {
-            assert!(!same_origin(&Url::parse(other).unwrap(), &registry), "{other}");
+            assert!(
+                !same_origin(&Url::parse(other).unwrap(), &registry),
+                "{other}"
+            );
         }
-        assert!(same_origin(&Url::parse("https://registry.example:443/x").unwrap(), &registry));
+        assert!(same_origin(
+            &Url::parse("https://registry.example:443/x").unwrap(),
+            &registry
+        ));
     }
 }

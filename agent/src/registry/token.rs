@@ -27,12 +27,20 @@ pub(crate) async fn answer_challenge(
     match Challenge::among(headers, registry, &wanted)? {
         Challenge::Basic => match credentials {
             Some(credentials) => Ok(credentials.header()),
-            None => Err(challenge_error(&wanted, "it wants a password and none is configured")),
+            None => Err(challenge_error(
+                &wanted,
+                "it wants a password and none is configured",
+            )),
         },
         Challenge::Bearer { realm, service } => {
             let url = token_url(realm, service.as_deref(), repository);
             let header = credentials.map(BasicCredentials::header);
-            let request = Request { url, wanted, accept: None, authorization: header.as_ref() };
+            let request = Request {
+                url,
+                wanted,
+                accept: None,
+                authorization: header.as_ref(),
+            };
             fetch_token(http, &request).await
         }
     }
@@ -90,7 +98,10 @@ impl Challenge {
         if realm.scheme() != "https" && !plain_same_host {
             return Err(challenge_error(wanted, "its token realm is not https"));
         }
-        Ok(Self::Bearer { realm, service: parameter("service") })
+        Ok(Self::Bearer {
+            realm,
+            service: parameter("service"),
+        })
     }
 }
 
@@ -108,7 +119,11 @@ fn token_url(mut realm: Url, service: Option<&str>, repository: &str) -> Url {
 async fn fetch_token(http: &Http, request: &Request<'_>) -> Result<HeaderValue, RegistryError> {
     let answer = http.get_small(request, MAX_TOKEN_ANSWER).await?;
     if !answer.status.is_success() {
-        return Err(RegistryError::status(&request.wanted, answer.status.as_u16(), &answer.body));
+        return Err(RegistryError::status(
+            &request.wanted,
+            answer.status.as_u16(),
+            &answer.body,
+        ));
     }
     let malformed = || challenge_error(&request.wanted, "the token server's answer is malformed");
     let token: TokenAnswer = serde_json::from_slice(&answer.body).map_err(|_| malformed())?;
@@ -119,7 +134,10 @@ async fn fetch_token(http: &Http, request: &Request<'_>) -> Result<HeaderValue, 
 }
 
 fn challenge_error(wanted: &Wanted, reason: &'static str) -> RegistryError {
-    RegistryError::Challenge { wanted: wanted.clone(), reason }
+    RegistryError::Challenge {
+        wanted: wanted.clone(),
+        reason,
+    }
 }
 
 /// The token server's answer; its text never appears in an error, for it holds the token.
@@ -140,7 +158,11 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_str(value).unwrap());
         let registry = Url::parse(registry).unwrap();
-        Challenge::among(&headers, &registry, &Wanted::token("registry.example", "app"))
+        Challenge::among(
+            &headers,
+            &registry,
+            &Wanted::token("registry.example", "app"),
+        )
     }
 
     #[test]
@@ -164,18 +186,28 @@ mod tests {
         let plain = r#"Bearer realm="http://registry.example:5001/token""#;
         assert!(matches!(
             challenge("https://registry.example", plain),
-            Err(RegistryError::Challenge { reason: "its token realm is not https", .. })
+            Err(RegistryError::Challenge {
+                reason: "its token realm is not https",
+                ..
+            })
         ));
         assert!(challenge("http://registry.example:5000", plain).is_ok());
         assert!(matches!(
             challenge("http://other.example", plain),
-            Err(RegistryError::Challenge { reason: "its token realm is not https", .. })
+            Err(RegistryError::Challenge {
+                reason: "its token realm is not https",
+                ..
+            })
         ));
     }
 
     #[test]
     fn scope_is_the_repository_that_we_pull() {
-        let url = token_url(Url::parse("https://a.example/t?x=1").unwrap(), Some("s"), "team/app");
+        let url = token_url(
+            Url::parse("https://a.example/t?x=1").unwrap(),
+            Some("s"),
+            "team/app",
+        );
         assert_eq!(
             url.as_str(),
             "https://a.example/t?x=1&service=s&scope=repository%3Ateam%2Fapp%3Apull"

@@ -57,7 +57,7 @@ pub(crate) fn copy_attributes(
         let Ok(c_name) = CStr::from_bytes_with_nul(name) else {
             continue;
         };
-        if wanted(c_name.to_bytes()) {
+        if is_portable(c_name.to_bytes()) && wanted(c_name.to_bytes()) {
             let length = fgetxattr(from, c_name, buffer.as_mut_slice())?;
             let value = buffer.get(..length).unwrap_or_default();
             fsetxattr(to, c_name, value, XattrFlags::empty())?;
@@ -75,6 +75,11 @@ pub(crate) fn copy_attributes(
         last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
     };
     futimens(to, &times)
+}
+
+/// Whether an attribute belongs to the file, and not to the security module of this kernel.
+fn is_portable(name: &[u8]) -> bool {
+    !name.starts_with(b"security.") || name == b"security.capability"
 }
 
 /// A directory that is being copied, and how far the copying is.

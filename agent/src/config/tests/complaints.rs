@@ -111,7 +111,7 @@ fn rows(table: &str) -> Vec<(String, &str)> {
 }
 
 /// Keys that nobody reads, with the nearest known one of the same table.
-const UNKNOWN: &str = r##"
+const UNKNOWN: &str = r#"
 sockt = ""
     line 1, column 1: unknown key "sockt", did you mean "socket"?
 sockets = ""
@@ -158,10 +158,10 @@ image_agent.limits.unpacked_byte = 1
     line 1, column 20: unknown key "image_agent.limits.unpacked_byte", did you mean "unpacked_bytes"?
 image_agent.timeouts.totals = 1
     line 1, column 22: unknown key "image_agent.timeouts.totals", did you mean "total"?
-"##;
+"#;
 
 /// Values of another type.
-const MISTYPED: &str = r##"
+const MISTYPED: &str = r#"
 socket = 1
     line 1, column 10: socket: expected a string, found an integer
 services_dir = []
@@ -234,10 +234,10 @@ image_agent.limits.entries = 1.0
     line 1, column 30: image_agent.limits.entries: expected an integer, found a floating-point number
 image_agent.timeouts = 5
     line 1, column 24: image_agent.timeouts: expected a table, found an integer
-"##;
+"#;
 
 /// Tables without a key that they must have.
-const INCOMPLETE: &str = r##"
+const INCOMPLETE: &str = r#"
 [kbc]
     line 1, column 1: kbc.name is missing
 kbc.url = "http://127.0.0.1"
@@ -258,10 +258,10 @@ image.registry_config.registry = [{ prefix = "a.example" }]
     line 1, column 35: image.registry_config.registry[0].location is missing
 image.registry_config.registry = [{ location = "a.example", mirror = [{}] }]
     line 1, column 71: image.registry_config.registry[0].mirror[0].location is missing
-"##;
+"#;
 
 /// Values of the right type that are not legal.
-const ILLEGAL: &str = r##"
+const ILLEGAL: &str = r#"
 socket = "127.0.0.1:50000"
     line 1, column 10: socket: expected unix:// and an absolute path, found "127.0.0.1:50000"
 socket = "unix://cdh.sock"
@@ -350,10 +350,10 @@ image_agent.timeouts.connect = 0
     line 1, column 32: image_agent.timeouts.connect: expected a number from 1 to 86400, found 0
 image_agent.timeouts.total = 86401
     line 1, column 30: image_agent.timeouts.total: expected a number from 1 to 86400, found 86401
-"##;
+"#;
 
 /// Parameters of the kernel, without an `[image]` table in the file.
-const PARAMETERS: &str = r##"
+const PARAMETERS: &str = r#"
 agent.enable_signature_verification=1
     agent.enable_signature_verification: expected true or false, found "1"
 agent.enable_signature_verification=True
@@ -386,4 +386,4 @@ cdh.kbs_resources=file:///x::/run/confidential-containers/cdh/kbs/x
     cdh.kbs_resources: "file:///x": expected the scheme kbs or kbs+<plugin>, found "file"
 cdh.kbs_resources=kbs:///a/b/c::/etc/passwd
     cdh.kbs_resources: expected a path beneath /run/confidential-containers/cdh/kbs without . or .., found "/etc/passwd"
-"##;
+"#;

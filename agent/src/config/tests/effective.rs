@@ -37,9 +37,8 @@ fn effective_configuration_read_again_is_the_same() {
     let files = [
         String::new(),
         complete_file(),
-        format!(
-            "[image]\nimage_security_policy = '''\n{{\n \"default\": [{{\"type\": \"reject\"}}]\n}}'''"
-        ),
+        "image.image_security_policy = '''\n{\n \"default\": [{\"type\": \"reject\"}]\n}'''"
+            .to_owned(),
         "image_agent.attester = \"sample\"".to_owned(),
     ];
     for text in files {

@@ -6,49 +6,20 @@ use super::*;
 fn kbc_comes_from_the_file_else_the_environment_else_the_command_line_else_files() {
     let file = "[kbc]\nname = \"cc_kbc\"\nurl = \"https://file\"";
     let offline = "[kbc]\nname = \"offline_fs_kbc\"";
+    let line = "agent.aa_kbc_params=cc_kbc::https://line";
     let rows = [
         (
             file,
             Some("cc_kbc::https://env"),
-            "agent.aa_kbc_params=cc_kbc::https://line",
+            line,
             Some("https://file/"),
         ),
-        (
-            offline,
-            Some("cc_kbc::https://env"),
-            "agent.aa_kbc_params=cc_kbc::https://line",
-            None,
-        ),
-        (
-            "",
-            Some("cc_kbc::https://env"),
-            "agent.aa_kbc_params=cc_kbc::https://line",
-            Some("https://env/"),
-        ),
-        (
-            "",
-            None,
-            "agent.aa_kbc_params=cc_kbc::https://line",
-            Some("https://line/"),
-        ),
-        (
-            "",
-            Some(""),
-            "agent.aa_kbc_params=cc_kbc::https://line",
-            Some("https://line/"),
-        ),
-        (
-            "[image]",
-            None,
-            "agent.aa_kbc_params=cc_kbc::https://line",
-            Some("https://line/"),
-        ),
-        (
-            "",
-            Some("offline_fs_kbc::null"),
-            "agent.aa_kbc_params=cc_kbc::https://line",
-            None,
-        ),
+        (offline, Some("cc_kbc::https://env"), line, None),
+        ("", Some("cc_kbc::https://env"), line, Some("https://env/")),
+        ("", None, line, Some("https://line/")),
+        ("", Some(""), line, Some("https://line/")),
+        ("[image]", None, line, Some("https://line/")),
+        ("", Some("offline_fs_kbc::null"), line, None),
         (
             "",
             None,
