@@ -112,3 +112,43 @@ impl Drop for AbortOnDrop {
         self.0.abort();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn running(pull: impl Future<Output = Result<Pulled, Error>> + Send + 'static) -> AbortOnDrop {
+        AbortOnDrop(tokio::spawn(pull))
+    }
+
+    #[tokio::test]
+    async fn panic_is_the_error_of_one_pull() {
+        let bad = running(async { panic!("a defect") });
+        let good = running(async { Err(Error::Deadline { seconds: 1 }) });
+        assert!(matches!(bad.finished().await, Err(Error::Panicked)));
+        assert!(matches!(
+            good.finished().await,
+            Err(Error::Deadline { seconds: 1 })
+        ));
+    }
+
+    #[tokio::test]
+    async fn panic_of_blocking_work_is_the_error_of_one_pull() {
+        let bad = running(async { crate::blocking::blocking(|| panic!("a defect")).await });
+        assert!(matches!(bad.finished().await, Err(Error::Panicked)));
+    }
+
+    #[tokio::test]
+    async fn pull_ends_when_its_caller_goes_away() {
+        let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
+        let pull = running(async move {
+            let _held_as_long_as_the_pull_lives = sender;
+            std::future::pending().await
+        });
+        drop(pull);
+        assert!(
+            receiver.await.is_err(),
+            "the pull and what it held are gone"
+        );
+    }
+}

@@ -92,16 +92,17 @@ impl KbsClient {
     ) -> Result<Arc<Handshake<Attested>>, Error> {
         let flight = {
             let mut sessions = self.shared.sessions();
-            let live = |session: &&Arc<Handshake<Attested>>| {
-                !session.is_over(Instant::now())
-                    && !lost.is_some_and(|lost| Arc::ptr_eq(lost, session))
-            };
-            if let Some(session) = sessions.present.as_ref().filter(live) {
-                return Ok(Arc::clone(session));
+            let now = Instant::now();
+            // Forgotten at once, so that nobody else asks with it in the meantime.
+            sessions.present.take_if(|present| {
+                present.is_over(now) || lost.is_some_and(|lost| Arc::ptr_eq(lost, present))
+            });
+            if let Some(present) = &sessions.present {
+                return Ok(Arc::clone(present));
             }
             let running = sessions.flight.as_ref().and_then(WeakShared::upgrade);
             running.unwrap_or_else(|| {
-                let flight = Arc::clone(&self.shared).take_off().boxed().shared();
+                let flight = Arc::clone(&self.shared).handshake().boxed().shared();
                 sessions.flight = flight.downgrade();
                 flight
             })
@@ -139,7 +140,7 @@ struct Sessions {
 
 impl Inner {
     /// One handshake for everybody who waits.
-    async fn take_off(self: Arc<Self>) -> Result<Arc<Handshake<Attested>>, Error> {
+    async fn handshake(self: Arc<Self>) -> Result<Arc<Handshake<Attested>>, Error> {
         let outcome = self.attest().await.map(Arc::new);
         let mut sessions = self.sessions();
         sessions.flight = None;

@@ -213,12 +213,19 @@ impl<State> fmt::Debug for Handshake<State> {
 }
 
 /// What an attester produced, ready to be sent.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Evidence {
     /// Of the TEE itself.
     pub primary: Value,
     /// Of secondary devices: the text of a JSON object, or empty.
     pub additional: String,
+}
+
+/// Evidence is masked.
+impl fmt::Debug for Evidence {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Evidence").finish_non_exhaustive()
+    }
 }
 
 /// The two methods that the protocol uses.
@@ -341,21 +348,22 @@ impl Answer {
 
     fn session_refusal(&self, tee: &str) -> Error {
         let (url, refusal) = (self.url.clone(), self.refusal());
-        if refusal.kind != "AttestationError" {
-            return Error::Refused { url, refusal };
-        }
-        match expected_version(&refusal.detail) {
-            Some(theirs) => Error::Version {
+        // Older servers may call it by another kind.
+        if let Some(theirs) = expected_version(&refusal.detail) {
+            return Error::Version {
                 url,
                 ours: PROTOCOL_VERSION,
                 theirs,
-            },
-            None => Error::SessionRefused {
+            };
+        }
+        if refusal.kind == "AttestationError" {
+            return Error::SessionRefused {
                 url,
                 tee: tee.to_owned(),
                 refusal,
-            },
+            };
         }
+        Error::Refused { url, refusal }
     }
 
     fn evidence_refusal(&self) -> Error {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::header::{CONTENT_TYPE, COOKIE, DATE, HeaderName, SET_COOKIE};
 use reqwest::{Certificate, Client, Proxy, redirect};
+use rustls::CertificateError;
 use url::{Host, Url};
 
 use crate::config::{KbsConfig, Timeouts, without_user};
@@ -165,25 +166,24 @@ impl Transport {
     }
 
     fn hint(&self, cause: &rustls::Error) -> &'static str {
-        use rustls::CertificateError as Certificate;
         let rustls::Error::InvalidCertificate(fault) = cause else {
             return "the port may not speak TLS, or the two sides share no version of it";
         };
         match fault {
             // Another root of the same name gives a signature that does not fit.
-            Certificate::UnknownIssuer | Certificate::BadSignature if self.own_roots => {
+            CertificateError::UnknownIssuer | CertificateError::BadSignature if self.own_roots => {
                 "none of the configured root certificates has issued its certificate"
             }
-            Certificate::UnknownIssuer | Certificate::BadSignature => {
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 "the system's roots have not issued its certificate; configure the root that has"
             }
-            Certificate::Expired
-            | Certificate::ExpiredContext { .. }
-            | Certificate::NotValidYet
-            | Certificate::NotValidYetContext { .. } => {
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. } => {
                 "either its certificate or the clock of this machine is wrong"
             }
-            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => {
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 "its certificate is for other names than the host in the configured URL"
             }
             other if other.to_string().contains("CaUsedAsEndEntity") => {

@@ -197,7 +197,8 @@ async fn policies_are_held_to_the_letter() {
 async fn what_the_host_does_not_know_stays_in_the_guest() {
     let scene = Scene::start().await;
     let mut guest = scene.guest();
-    let reference = scene.registry.push("app:1", &Image::small("quiet")).await;
+    let reference = scene.push_signed("app:1", &Image::small("quiet")).await;
+    scene.kbs.remove(KEY);
     let daemon = guest.start().await;
     let refusal = daemon.refuses(&reference, &guest.bundle("c1")).await;
     assert_says("quiet", &refusal.message, &[FAILED, DENIED, &reference]);
@@ -209,7 +210,7 @@ async fn what_the_host_does_not_know_stays_in_the_guest() {
     ] {
         assert!(!refusal.message.contains(secret), "{secret} in {refusal:?}");
     }
-    assert_says("log", &daemon.log(), &["cosign-key", "no signature"]);
+    assert_says("log", &daemon.log(), &["kbs:///default/cosign-key/1"]);
     drop(daemon);
 
     guest.settings = guest
@@ -221,7 +222,7 @@ async fn what_the_host_does_not_know_stays_in_the_guest() {
     assert_says(
         "verbose",
         &refusal.message,
-        &[FAILED, DENIED, "cosign-key", "no signature"],
+        &[FAILED, DENIED, "kbs:///default/cosign-key/1"],
     );
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kit::archive::{Archive, Entry};
-use kit::client::Code;
+use kit::client::{CallError, Code};
 use kit::guest::Guest;
 use kit::hostile::{Fault, Hostile, closed_port};
 use kit::image::{Compression, Image, Layer, sha256};
@@ -727,7 +727,7 @@ async fn no_archive_reaches_outside_its_root() {
         let before = guest.residue();
         match daemon.pull(&reference, &bundle).await {
             Ok(_) => {}
-            Err(kit::client::CallError::Refused(refusal)) => {
+            Err(CallError::Refused(refusal)) => {
                 assert_eq!(refusal.code, Code::DATA_LOSS, "{name}: {refusal:?}");
                 guest.assert_residue(&before, name).await;
             }
@@ -789,4 +789,31 @@ async fn malformed_references_are_the_callers_fault() {
         assert_says(reference, &refusal.message, &[FAILED]);
         guest.assert_residue(&before, reference).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_that_speak_nonsense_harm_nobody_else() {
+    let registry = Hostile::start().await;
+    let reference = registry.push("app:1", &Image::small("nonsense"));
+    let guest = trusting_guest(&registry.host());
+    let daemon = guest.start().await;
+    for (service, method, payload) in [
+        ("api.ImagePullService", "PullImage", vec![0xff; 10]),
+        (
+            "api.ImagePullService",
+            "PullImage",
+            vec![0x0a, 0x02, 0xff, 0xfe],
+        ),
+        ("api.ImagePullService", "PushImage", Vec::new()),
+        ("api.NoSuchService", "PullImage", Vec::new()),
+    ] {
+        let answer = daemon.client().call(service, method, payload).await;
+        assert!(
+            matches!(answer, Err(CallError::Refused(_))),
+            "{service}/{method}: {answer:?}"
+        );
+    }
+    let mut stream = std::os::unix::net::UnixStream::connect(guest.socket()).unwrap();
+    std::io::Write::write_all(&mut stream, &[0xff; 4096]).unwrap();
+    daemon.delivers(&reference, &guest.bundle("c1")).await;
 }

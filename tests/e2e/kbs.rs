@@ -32,9 +32,9 @@ fn config(kbs: &DevKbs) -> KbsConfig {
     if kbs.url().starts_with("https") {
         config.root_certificates = vec![kbs.certificate().into()];
     }
-    config.timeouts.connect = Duration::from_secs(2);
-    config.timeouts.total = Duration::from_secs(5);
-    config.timeouts.retry = Duration::from_millis(400);
+    config.timeouts.connect = Duration::from_secs(10);
+    config.timeouts.total = Duration::from_secs(30);
+    config.timeouts.retry = Duration::from_secs(10);
     config
 }
 

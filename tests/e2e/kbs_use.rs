@@ -4,6 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use kit::image::Image;
 use kit::kbs::DevKbs;
 use kit::scene::{KEY, POLICY, Scene};
@@ -95,6 +97,33 @@ async fn policy_and_key_may_be_files_of_the_guest() {
     // Files are read for each pull as well.
     std::fs::write(&policy, r#"{"default":[{"type":"reject"}]}"#).unwrap();
     daemon.refuses(&reference, &guest.bundle("c2")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resources_may_come_from_the_offline_files() {
+    let scene = Scene::start().await;
+    let image = Image::small("offline");
+    let reference = scene.push_signed("app:1", &image).await;
+    let mut guest = scene.guest();
+    let file = guest.path().join("tmp/resources.json");
+    let encode = |text: String| STANDARD.encode(text);
+    let resources = json!({
+        KEY: encode(scene.key.public_pem()),
+        POLICY: encode(scene.guide_policy().to_string()),
+    });
+    std::fs::write(&file, resources.to_string()).unwrap();
+    // Without a table `kbc` the environment says where resources come from.
+    guest.settings = guest.settings.clone().without("kbc");
+    guest.environment = vec![
+        ("AA_KBC_PARAMS", "offline_fs_kbc::null".to_owned()),
+        ("OFFLINE_FS_KBC_EXTRA_FILE_PATH", file.display().to_string()),
+    ];
+    let daemon = guest.start().await;
+    assert_eq!(
+        daemon.delivers(&reference, &guest.bundle("c1")).await,
+        image.digest()
+    );
+    assert_eq!(scene.kbs.requests(), kit::kbs::Requests::default());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,6 +13,7 @@ mod config;
 mod denied;
 mod hostile;
 mod kbs_use;
+mod layering;
 mod pull;
 mod restart;
 

@@ -34,7 +34,10 @@ async fn signed_busybox_is_delivered_and_runs() {
     assert_eq!(daemon.delivers(&reference, &bundle).await, digest);
 
     assert_eq!(
-        run_inside(&bundle, "echo hello; echo more > /written; cat /written"),
+        run_inside(
+            &bundle,
+            "echo hello; echo more > /written; /bin/busybox cat /written"
+        ),
         "hello\nmore\n"
     );
     let config = std::fs::read_to_string(bundle.join("config.json")).unwrap();

@@ -128,7 +128,7 @@ async fn sigterm_in_the_middle_of_a_pull_leaves_nothing_half_made() {
         };
         assert!(status.success(), "{signal}: {status}\n{}", daemon.log());
         assert!(
-            began.elapsed() < Duration::from_secs(5),
+            began.elapsed() < Duration::from_secs(3),
             "{signal}: {:?}",
             began.elapsed()
         );
@@ -163,7 +163,7 @@ async fn delivered_bundles_survive_every_end_of_the_daemon() {
         let missing: Vec<_> = before.difference(&guest.residue()).cloned().collect();
         assert_eq!(missing, Vec::<String>::new(), "{end}");
         assert_eq!(
-            run_inside(&bundle, "echo kept >> /file; cat /file | tail -1"),
+            run_inside(&bundle, "echo kept > /file; /bin/busybox cat /file"),
             "kept\n"
         );
         assert_eq!(

@@ -24,6 +24,8 @@ pub struct Guest {
     directory: TempDir,
     /// What the next daemon is started with.
     pub settings: Settings,
+    /// Environment variables of whatever is started here, besides `PATH` and `TMPDIR`.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Default for Guest {
@@ -52,6 +54,7 @@ impl Guest {
         Self {
             directory,
             settings,
+            environment: Vec::new(),
         }
     }
 
@@ -135,6 +138,7 @@ impl Guest {
             .env_clear()
             .env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin")
             .env("TMPDIR", self.path().join("tmp"))
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(self.path());
         command
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::archive::{Archive, Entry};
 use crate::cosign::{self, Claim, Key, KeyKind};
+use crate::guest::Guest;
 use crate::hostile::{Fault, Hostile, closed_port};
 use crate::image::{Compression, Format, Image, Layer, busybox_layout, sha256};
 use crate::programs::{require, run};
@@ -231,4 +232,48 @@ fn settings_nest_and_append() {
         2
     );
     assert_eq!(parsed.get("socket"), None);
+}
+
+#[tokio::test]
+async fn residue_is_whatever_a_pull_could_leave() {
+    let guest = Guest::new();
+    for directory in ["work/layers", "work/staging", "run"] {
+        std::fs::create_dir_all(guest.path().join(directory)).unwrap();
+    }
+    std::fs::write(guest.path().join("log"), "").unwrap();
+    std::fs::write(guest.socket(), "").unwrap();
+    guest.write_config();
+    let clean = guest.residue();
+    assert_eq!(clean.len(), 0, "{clean:?}");
+
+    for file in [
+        "work/staging/a",
+        "work/layers/k",
+        "work/stray",
+        "run/cdh.sock.7",
+        "tmp/x",
+        "y",
+    ] {
+        std::fs::write(guest.path().join(file), "").unwrap();
+    }
+    std::fs::create_dir(guest.bundle("c1")).unwrap();
+    run(Command::new("mount")
+        .args(["-t", "tmpfs", "kit"])
+        .arg(guest.bundle("c1")));
+    let found: Vec<_> = guest.residue().into_iter().collect();
+    let expected = [
+        "bundles/c1",
+        "mount bundles/c1",
+        "run/cdh.sock.7",
+        "tmp/x",
+        "work/layers/k",
+        "work/staging/a",
+        "work/stray",
+        "y",
+    ];
+    assert_eq!(found, expected);
+    assert_eq!(guest.residue_beside_layers().len(), expected.len() - 1);
+    let path = guest.path().to_owned();
+    drop(guest);
+    assert!(!path.exists(), "a guest unmounts and erases everything");
 }

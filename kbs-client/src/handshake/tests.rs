@@ -214,7 +214,10 @@ fn debug_shows_no_nonce_no_cookie_and_no_evidence() {
         additional: String::new(),
     };
     let request = handshake.attest_request(&evidence).unwrap();
-    let shown = format!("{handshake:?} {request:?} {:?}", challenge(&json!("")));
+    let shown = format!(
+        "{handshake:?} {request:?} {evidence:?} {:?}",
+        challenge(&json!(""))
+    );
     for secret in [NONCE, "d006e709", "quote"] {
         assert!(!shown.contains(secret), "{shown}");
     }

@@ -44,7 +44,10 @@ async fn wrong_certificate_is_reported_at_once_with_its_reason() {
             "{certificate:?}: {reason}"
         );
         assert!(hint.contains(expected_hint), "{certificate:?}: {hint}");
-        assert!(started.elapsed() < Duration::from_millis(400), "retried");
+        assert!(
+            started.elapsed() < Duration::from_secs(5),
+            "tried for as long as a broken connection"
+        );
         assert_eq!(kbs.requests(), requests(0, 0, 0));
     }
 }
@@ -130,7 +133,7 @@ async fn nobody_listening_is_told_within_the_time_for_retries() {
     let error = fetch(&client, KEY).await.unwrap_err();
     assert_eq!(reason(&error), Unreachability::Refused);
     assert!(
-        started.elapsed() < Duration::from_millis(600),
+        started.elapsed() < Duration::from_secs(4),
         "{:?}",
         started.elapsed()
     );
@@ -198,8 +201,11 @@ async fn connection_cut_once_is_tried_anew() {
 
 #[tokio::test]
 async fn connection_cut_always_ends_as_broken() {
-    let (kbs, client) = kbs_and_client();
+    let kbs = DevKbs::http();
     kbs.fault(Step::Get, Fault::CutConnection, usize::MAX);
+    let mut config = config(&kbs);
+    config.timeouts.retry = Duration::from_millis(400);
+    let client = KbsClient::new(config, Arc::new(SampleAttester)).unwrap();
     let error = fetch(&client, KEY).await.unwrap_err();
     assert_eq!(reason(&error), Unreachability::Broken);
     assert_eq!(kbs.requests().attest, 1);
@@ -227,14 +233,14 @@ async fn slow_answer_ends_at_the_deadline() {
         kbs.put(KEY, "the key");
         kbs.fault(Step::Get, fault.clone(), 9);
         let mut config = config(&kbs);
-        config.timeouts.total = Duration::from_millis(700);
+        config.timeouts.total = Duration::from_millis(1500);
         let client = KbsClient::new(config, Arc::new(SampleAttester)).unwrap();
         let started = Instant::now();
         let error = fetch(&client, KEY).await.unwrap_err();
-        let deadline = Unreachability::Timeout(Duration::from_millis(700));
+        let deadline = Unreachability::Timeout(Duration::from_millis(1500));
         assert_eq!(reason(&error), deadline, "{fault:?}");
         assert!(
-            started.elapsed() < Duration::from_secs(2),
+            started.elapsed() < Duration::from_secs(10),
             "{:?}",
             started.elapsed()
         );
