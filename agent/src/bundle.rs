@@ -19,6 +19,7 @@ use self::place::Place;
 pub(crate) use self::place::remove_half_made;
 use crate::handle::{is_disk_full, names, open_directory};
 use crate::mount::{Attached, Detached, Lower, MountError, Overlay};
+use crate::record::Record;
 use crate::spec::{Spec, SpecError};
 use crate::store::{
     BundleRecord, OverlayDirectory, Progress, Store, StoreError, StoredLayer, copy_attributes,
@@ -117,12 +118,14 @@ pub enum BundleError {
 /// Mounts `layers`, which are those of `image` bottom first, at `<path>/rootfs`, and writes
 /// `<path>/config.json`.
 ///
-/// Every layer has to be the one that `image` names by blob digest and `diff_id`.
+/// Every layer has to be the one that `image` names by blob digest and `diff_id`. The `decision`
+/// is kept beside the overlay.
 pub(crate) fn assemble(
     store: &Store,
     image: &Approved<Image>,
     layers: &[StoredLayer],
     path: &BundlePath,
+    decision: &Record,
 ) -> Result<Bundle, BundleError> {
     check_layers(store, image, layers)?;
     let walk = path.walk(store.root())?;
@@ -131,7 +134,7 @@ pub(crate) fn assemble(
     record.made = walk.to_make();
     record.manifest_digest = image.manifest_digest().to_string();
     record.layers = layers.iter().map(|layer| layer.key().to_owned()).collect();
-    record.decision = serde_json::to_value(image.decision()).map_err(BundleError::Json)?;
+    record.decision = serde_json::to_value(decision).map_err(BundleError::Json)?;
 
     let overlay = OverlayDirectory::create(store, &record).map_err(store_error)?;
     let mut place = Place::make(path, walk)?;

@@ -338,9 +338,11 @@ impl Agent {
         let bundle = path.as_path().to_owned();
         let manifest_digest = *image.manifest_digest();
         let record = self.record(image.decision());
+        let kept = record.clone();
         // Were this future dropped while the blocking part runs, the bundle that it returns would
         // be dropped undelivered, and so be taken down again.
-        let assembled = blocking(move || bundle::assemble(&store, &image, &layers, &path)).await;
+        let assembled =
+            blocking(move || bundle::assemble(&store, &image, &layers, &path, &kept)).await;
         assembled
             .and_then(bundle::Bundle::deliver)
             .map_err(Error::Assemble)?;

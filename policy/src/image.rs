@@ -34,10 +34,8 @@ impl Image {
         let config: ImageConfig = serde_json::from_slice(raw)?;
         let host = Platform::host();
         if direct && (&config.os, &config.architecture) != (&host.os, &host.architecture) {
-            return Err(ConfigError::Platform {
-                wanted: host,
-                found: config.platform(),
-            });
+            let (wanted, found) = (Box::new(host), Box::new(config.platform()));
+            return Err(ConfigError::Platform { wanted, found });
         }
         let layers = pair(manifest, &config.rootfs)?;
         Ok(Self { config, layers })
@@ -190,9 +188,9 @@ pub enum ConfigError {
     #[error("the image is for {found}, this is {wanted}")]
     Platform {
         /// The platform of this program.
-        wanted: Platform,
+        wanted: Box<Platform>,
         /// The platform of the image.
-        found: Platform,
+        found: Box<Platform>,
     },
 }
 

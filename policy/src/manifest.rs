@@ -1,13 +1,18 @@
 //! Manifests and indexes as a registry serves them: parsed, measured, and believed by nobody yet.
 
 use serde::Serialize;
-use thiserror::Error;
 
-use crate::descriptor::{Compression, Descriptor, check_digest, refuse_other_spellings};
-use crate::digest::{Digest, DigestError};
-use crate::json::{Json, JsonError, Members, Node, Place};
+mod error;
+mod kind;
+
+use crate::descriptor::{Compression, Descriptor, check_digest};
+use crate::digest::Digest;
+use crate::json::Members;
 use crate::platform::Platform;
 use crate::reference::ImageRef;
+
+pub use self::error::{ManifestError, NoPlatform};
+use self::kind::{Kind, check_length, read};
 
 /// The largest manifest or index that is read, in bytes.
 pub const MAX_MANIFEST_BYTES: usize = 4 << 20;
@@ -291,133 +296,6 @@ pub fn parse_attachments(
     Manifest::parse(&json.root().open_object()?).map(|manifest| manifest.layers)
 }
 
-/// No entry of an index is for the platform wanted.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("no image for {wanted}, the index offers {}", list(offered))]
-pub struct NoPlatform {
-    /// The platform wanted.
-    pub wanted: Platform,
-    /// The platforms on offer.
-    pub offered: Vec<Platform>,
-}
-
-/// Why a manifest cannot be used. The registry, or whoever built the image, is at fault.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum ManifestError {
-    /// The document is longer than is read.
-    #[error("the manifest has {found} bytes, at most {limit} are read")]
-    TooLarge {
-        /// The limit in bytes.
-        limit: usize,
-        /// The length in bytes.
-        found: usize,
-    },
-    /// The bytes do not have the digest they were asked for by.
-    #[error("the manifest should have the digest {expected}, found {found}")]
-    DigestMismatch {
-        /// The digest asked for.
-        expected: Box<Digest>,
-        /// The digest of the bytes served.
-        found: Box<Digest>,
-    },
-    /// The bytes do not have the length that the index announces.
-    #[error("the manifest should have {expected} bytes, found {found}")]
-    SizeMismatch {
-        /// The length announced.
-        expected: u64,
-        /// The length served.
-        found: u64,
-    },
-    /// The type is none of the four that images come in.
-    #[error("{} is no manifest type that is supported", .found.as_deref().unwrap_or("an unnamed type"))]
-    UnknownType {
-        /// The media type found, if any was named.
-        found: Option<String>,
-    },
-    /// Docker's schema 1 binds nothing but compressed layers and is refused by name.
-    #[error("docker schema 1 manifests ({media_type}) are not supported")]
-    Schema1 {
-        /// The media type.
-        media_type: String,
-    },
-    /// Header and body name different types (CVE-2021-41190).
-    #[error("the registry serves {header}, the manifest says it is {body}")]
-    TypeDisagrees {
-        /// The type of the Content-Type header.
-        header: String,
-        /// The type in the body.
-        body: String,
-    },
-    /// The schema version is not 2.
-    #[error("the manifest has schema version {found}, only 2 is supported")]
-    SchemaVersion {
-        /// The version found.
-        found: u64,
-    },
-    /// A key that another format, or a parser that folds case, would read differently.
-    #[error("{place}: this key makes the manifest ambiguous")]
-    Ambiguous {
-        /// Where the key stands.
-        place: Place,
-    },
-    /// The document is not the JSON that it should be.
-    #[error("the manifest is malformed")]
-    Json(#[from] JsonError),
-    /// A digest in the document is not one.
-    #[error("{place}: invalid digest")]
-    Digest {
-        /// Where it stands.
-        place: Place,
-        /// What is wrong with it.
-        source: DigestError,
-    },
-    /// There are more layers than can be mounted.
-    #[error("the image has {found} layers, at most {limit} can be mounted")]
-    TooManyLayers {
-        /// The limit.
-        limit: usize,
-        /// The number of layers.
-        found: usize,
-    },
-    /// The descriptor handed in is not of this index. The caller is at fault.
-    #[error("{digest} is not listed in the index")]
-    NotListed {
-        /// The digest of the stranger.
-        digest: Digest,
-    },
-    /// An entry of an index is an index again.
-    #[error("the index lists another index, {digest}")]
-    NestedIndex {
-        /// The digest of the inner index.
-        digest: Digest,
-    },
-    /// A layer is encrypted.
-    #[error("layer {index} is encrypted ({media_type}), which is not supported")]
-    EncryptedLayer {
-        /// Which layer, from 0 at the bottom.
-        index: usize,
-        /// Its media type.
-        media_type: String,
-    },
-    /// A layer is to be fetched from elsewhere than the registry.
-    #[error("layer {index} ({media_type}) is to be fetched from a foreign address")]
-    ForeignLayer {
-        /// Which layer, from 0 at the bottom.
-        index: usize,
-        /// Its media type.
-        media_type: String,
-    },
-    /// A layer is no tar archive that can be read.
-    #[error("layer {index} has the unsupported type {media_type:?}")]
-    UnsupportedLayer {
-        /// Which layer, from 0 at the bottom.
-        index: usize,
-        /// Its media type.
-        media_type: String,
-    },
-}
-
 /// One of the documents that a signature may be on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Subject<'a> {
@@ -429,7 +307,8 @@ pub(crate) struct Subject<'a> {
 impl Subject<'_> {
     /// Whether `digest`, of whatever algorithm, is of these bytes.
     pub(crate) fn has(&self, digest: &Digest) -> bool {
-        self.digest == *digest || digest.matches(self.raw)
+        self.digest == *digest
+            || self.digest.algorithm() != digest.algorithm() && digest.matches(self.raw)
     }
 }
 
@@ -452,143 +331,4 @@ struct Via {
     raw: Vec<u8>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    OciManifest,
-    OciIndex,
-    DockerManifest,
-    DockerList,
-}
-
-impl Kind {
-    const ALL: [Self; 4] = [
-        Self::OciManifest,
-        Self::OciIndex,
-        Self::DockerManifest,
-        Self::DockerList,
-    ];
-
-    fn media_type(self) -> &'static str {
-        match self {
-            Self::OciManifest => OCI_MANIFEST,
-            Self::OciIndex => OCI_INDEX,
-            Self::DockerManifest => DOCKER_MANIFEST,
-            Self::DockerList => DOCKER_LIST,
-        }
-    }
-
-    fn from_media_type(media_type: &str) -> Result<Self, ManifestError> {
-        let known = Self::ALL
-            .into_iter()
-            .find(|kind| kind.media_type() == media_type);
-        known.ok_or_else(|| {
-            let found = media_type.to_owned();
-            if SCHEMA1.contains(&media_type) {
-                ManifestError::Schema1 { media_type: found }
-            } else {
-                ManifestError::UnknownType { found: Some(found) }
-            }
-        })
-    }
-
-    fn is_index(self) -> bool {
-        matches!(self, Self::OciIndex | Self::DockerList)
-    }
-
-    fn is_oci(self) -> bool {
-        matches!(self, Self::OciManifest | Self::OciIndex)
-    }
-
-    /// The keys that give this format its meaning, and those that give others theirs.
-    fn keys(self) -> (&'static [&'static str], &'static [&'static str]) {
-        if self.is_index() {
-            (
-                &["schemaVersion", "mediaType", "manifests"],
-                &["config", "layers", "fsLayers", "history"],
-            )
-        } else {
-            (
-                &["schemaVersion", "mediaType", "config", "layers"],
-                &["manifests", "fsLayers", "history"],
-            )
-        }
-    }
-}
-
-/// The one reading that the document has, or a refusal.
-fn read(content_type: Option<&str>, raw: &[u8]) -> Result<(Kind, Json), ManifestError> {
-    check_length(raw)?;
-    let header = content_type.map(|text| text.split(';').next().unwrap_or_default().trim());
-    let header = header.map(Kind::from_media_type).transpose()?;
-    let json = Json::parse(raw)?;
-    let members = json.root().open_object()?;
-    let body = members
-        .non_null("mediaType")
-        .map(|node| node.string())
-        .transpose()?;
-    let kind = match (header, body) {
-        (Some(kind), Some(body)) if kind.media_type() != body => {
-            let header = kind.media_type().to_owned();
-            return Err(ManifestError::TypeDisagrees {
-                header,
-                body: body.to_owned(),
-            });
-        }
-        // Schema 2 has it as a required member.
-        (Some(Kind::DockerManifest), None) => {
-            return Err(members
-                .required("mediaType")
-                .map_or_else(Into::into, |node| node.wrong_type("a string").into()));
-        }
-        (Some(kind), _) => kind,
-        (None, Some(body)) => Kind::from_media_type(body)?,
-        (None, None) => return Err(ManifestError::UnknownType { found: None }),
-    };
-    check_keys(kind, &members)?;
-    Ok((kind, json))
-}
-
-fn check_keys(kind: Kind, members: &Members<'_>) -> Result<(), ManifestError> {
-    let (own, foreign) = kind.keys();
-    refuse_other_spellings(members, own)?;
-    let is_foreign = |key: &str| foreign.iter().any(|known| known.eq_ignore_ascii_case(key));
-    if let Some((_, node)) = members
-        .iter()
-        .find(|(key, _): &(&str, Node<'_>)| is_foreign(key))
-    {
-        return Err(ManifestError::Ambiguous {
-            place: node.place(),
-        });
-    }
-    match members.required("schemaVersion")?.unsigned()? {
-        2 => Ok(()),
-        found => Err(ManifestError::SchemaVersion { found }),
-    }
-}
-
-fn check_length(raw: &[u8]) -> Result<(), ManifestError> {
-    if raw.len() > MAX_MANIFEST_BYTES {
-        return Err(ManifestError::TooLarge {
-            limit: MAX_MANIFEST_BYTES,
-            found: raw.len(),
-        });
-    }
-    Ok(())
-}
-
-fn list(platforms: &[Platform]) -> String {
-    if platforms.is_empty() {
-        return "none".to_owned();
-    }
-    platforms
-        .iter()
-        .map(Platform::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
-}
-
-const SCHEMA1: [&str; 2] = [
-    "application/vnd.docker.distribution.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.v1+prettyjws",
-];
 const ZSTD_ANNOTATION: &str = "io.github.containers.compression.zstd";

@@ -141,3 +141,84 @@ fn seconds(node: &Node<'_>) -> Result<i64, PayloadError> {
 }
 
 const COSIGN_TYPE: &str = "cosign container image signature";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::JsonProblem;
+
+    const HEX: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+    fn parse(critical: &str, optional: &str) -> Result<Payload, PayloadError> {
+        let text = format!(r#"{{"critical":{{{critical}}},"optional":{optional}}}"#);
+        Payload::parse_cosign(text.as_bytes())
+    }
+
+    fn critical(kind: &str, digest: &str, more: &str) -> String {
+        format!(
+            r#""type":"{kind}","image":{{"docker-manifest-digest":"{digest}"}},
+               "identity":{{"docker-reference":"a/b"{more}}}"#
+        )
+    }
+
+    #[test]
+    fn reads_what_cosign_writes() {
+        let good = critical(COSIGN_TYPE, &format!("sha256:{HEX}"), "");
+        let payload = parse(&good, "null").unwrap();
+        assert_eq!(payload.untrusted_reference(), "a/b");
+        assert_eq!(payload.untrusted_digest().hex(), HEX);
+        let claims = r#"{"creator":"c","timestamp":-5.0,"own":[1]}"#;
+        let payload = parse(&good, claims).unwrap();
+        assert_eq!(payload.untrusted_creator(), Some("c"));
+        assert_eq!(payload.untrusted_timestamp(), Some(-5));
+    }
+
+    #[test]
+    fn refuses_a_payload_of_another_kind_or_with_more_to_say() {
+        let digest = format!("sha256:{HEX}");
+        let simple = parse(&critical("atomic container signature", &digest, ""), "{}");
+        assert_eq!(
+            simple,
+            Err(PayloadError::Type {
+                expected: COSIGN_TYPE,
+                found: "atomic container signature".to_owned(),
+            })
+        );
+        let traversal = parse(&critical(COSIGN_TYPE, "sha256:../..", ""), "{}");
+        assert!(matches!(
+            traversal,
+            Err(PayloadError::Digest(DigestError::Length { .. }))
+        ));
+        let good = critical(COSIGN_TYPE, &digest, "");
+        let half = parse(&good, r#"{"timestamp":0.5}"#);
+        assert_eq!(
+            half,
+            Err(PayloadError::Timestamp {
+                found: "0.5".to_owned()
+            })
+        );
+        let rows = [
+            (
+                "one key more",
+                critical(COSIGN_TYPE, &digest, r#","tag":"x""#),
+                "{}",
+            ),
+            (
+                "a key twice",
+                critical(COSIGN_TYPE, &digest, r#","docker-reference":"x""#),
+                "{}",
+            ),
+            ("no list", good.clone(), "[]"),
+            ("no object", good, "null,\"x\":1"),
+        ];
+        for (row, critical, optional) in rows {
+            let Err(PayloadError::Json(error)) = parse(&critical, optional) else {
+                panic!("{row}");
+            };
+            assert!(
+                !matches!(error.problem(), JsonProblem::Syntax { .. }),
+                "{row}: {error}"
+            );
+        }
+    }
+}

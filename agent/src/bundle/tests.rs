@@ -17,6 +17,13 @@ fn small() -> Vec<Vec<u8>> {
     ]
 }
 
+fn record(image: &Approved<Image>) -> Record {
+    Record {
+        decision: image.decision().clone(),
+        kbs_authenticated: false,
+    }
+}
+
 struct Scene {
     fixture: Fixture,
     store: Store,
@@ -45,7 +52,7 @@ impl Scene {
         let image = image(tars, config);
         let layers = fetch(&self.store, &image, tars);
         let path = BundlePath::parse(&self.bundle(name), &self.fixture.work_dir())?;
-        assemble(&self.store, &image, &layers, &path)
+        assemble(&self.store, &image, &layers, &path, &record(&image))
     }
 
     fn assemble(&self, tars: &[Vec<u8>], name: &str) -> Result<Bundle, BundleError> {
@@ -276,7 +283,7 @@ fn layers_of_another_image_are_refused() {
         ),
     ];
     for (image, layers, wrong) in rows {
-        let error = assemble(&scene.store, &image, &layers, &path).unwrap_err();
+        let error = assemble(&scene.store, &image, &layers, &path, &record(&image)).unwrap_err();
         assert!(
             matches!(error, BundleError::WrongLayer { index, count: 2 } if index == wrong),
             "{error:?}"
@@ -299,7 +306,7 @@ fn a_full_disk_is_told_apart_and_leaves_nothing() {
             std::fs::remove_file(scene.fixture.work_dir().join(format!("f{index}"))).unwrap();
         }
         let path = BundlePath::parse(&scene.bundle("bundle"), &scene.fixture.work_dir()).unwrap();
-        match assemble(&scene.store, &image, &layers, &path) {
+        match assemble(&scene.store, &image, &layers, &path, &record(&image)) {
             Ok(bundle) => drop(bundle),
             Err(BundleError::DiskFull { .. }) => refused.push(free),
             Err(error) => panic!("{free} free inodes: {error:?}"),

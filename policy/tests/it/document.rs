@@ -84,15 +84,26 @@ fn refuses_each_way_of_saying_nothing() {
             sigstore("keyData", &json!("")),
             PolicyProblem::EmptyText,
         ),
-        (
-            "empty rekor path",
-            with(&json!({"type": "sigstoreSigned", "keyPath": "/k", "rekorPublicKeyPath": ""})),
-            PolicyProblem::EmptyText,
-        ),
     ];
     for (name, document, expected) in rows {
         let error = Policy::parse(document.as_bytes()).unwrap_err();
         assert_eq!(error.problem(), &expected, "{name}");
+    }
+}
+
+#[test]
+fn an_empty_rekor_key_does_not_switch_the_log_off() {
+    for value in [json!(""), json!(null), json!([])] {
+        for key in [
+            "rekorPublicKeyPath",
+            "rekorPublicKeyPaths",
+            "rekorPublicKeyData",
+        ] {
+            let mut requirement = json!({"type": "sigstoreSigned", "keyPath": "/k"});
+            requirement[key] = value.clone();
+            let text = place_and_text(&json!({"default": [requirement]}).to_string());
+            assert!(text.contains(&format!("default[0].{key}: ")), "{text}");
+        }
     }
 }
 
@@ -146,7 +157,7 @@ fn pem_in_place_of_base64_is_accepted_with_a_warning() {
     assert_eq!(
         warnings,
         [
-            "line 1 column 25: default[0].keyData: the value is PEM; the format wants the base64 of it"
+            "line 1 column 24: default[0].keyData: the value is PEM; the format wants the base64 of it"
         ]
     );
 }

@@ -100,7 +100,7 @@ fn refuses_an_image_for_another_platform() {
     assert!(matches!(
         with_config(&other),
         Err(ConfigError::Platform { wanted, found })
-            if wanted == host && found.architecture == "pdp11"
+            if *wanted == host && found.architecture == "pdp11"
     ));
 }
 

@@ -110,9 +110,14 @@ fn refuses_what_is_no_usable_key_and_says_why() {
             },
         ),
         (
-            "RSA 8192",
-            rsa(KeySize::Rsa8192).pem(),
-            KeyError::RsaSize { found: 8192 },
+            "RSA 2047",
+            pem("RSA PUBLIC KEY", &pkcs1(256)),
+            KeyError::RsaSize { found: 2047 },
+        ),
+        (
+            "RSA 4103",
+            pem("RSA PUBLIC KEY", &pkcs1(513)),
+            KeyError::RsaSize { found: 4103 },
         ),
     ];
     for (name, text, expected) in rows {
@@ -132,4 +137,18 @@ fn refuses_what_is_no_usable_key_and_says_why() {
         PublicKey::from_pem(garbage.as_bytes()),
         Err(KeyError::Der(_))
     ));
+}
+
+/// An `RSAPublicKey` (RFC 8017 A.1.1) whose modulus of that many bytes has its top bit clear.
+fn pkcs1(modulus_bytes: u16) -> Vec<u8> {
+    let header = |tag: u8, length: u16| {
+        let [high, low] = length.to_be_bytes();
+        vec![tag, 0x82, high, low]
+    };
+    let exponent = [0x02, 0x03, 0x01, 0x00, 0x01];
+    let mut der = header(0x30, 4 + modulus_bytes + 5);
+    der.extend(header(0x02, modulus_bytes));
+    der.extend(vec![0x7f; usize::from(modulus_bytes)]);
+    der.extend(exponent);
+    der
 }

@@ -1,9 +1,18 @@
 //! The guarantees of the crate, through its public interface.
+//!
+//! The modules are marked as tests so that the lints for product code leave their helpers alone.
 
+#[cfg(test)]
 mod decide;
+#[cfg(test)]
 mod document;
+#[cfg(test)]
 mod image;
+#[cfg(test)]
 mod keys;
+#[cfg(test)]
 mod manifest;
+#[cfg(test)]
 mod properties;
+#[cfg(test)]
 mod support;

@@ -168,7 +168,8 @@ fn an_instance_must_be_the_one_that_the_index_lists() {
 
     let short = index(entry(manifest.len() + 1));
     let listed = short.choose(&platform("amd64")).unwrap();
-    let (expected, found) = (manifest.len() as u64 + 1, manifest.len() as u64);
+    let found = u64::try_from(manifest.len()).unwrap();
+    let expected = found + 1;
     assert_eq!(
         short.instance(&listed, None, manifest.clone()).unwrap_err(),
         ManifestError::SizeMismatch { expected, found }

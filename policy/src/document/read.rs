@@ -1,0 +1,386 @@
+//! The grammar of containers-policy.json(5), one function per kind of object.
+
+use std::collections::BTreeMap;
+
+use super::{PolicyError, PolicyProblem, Warning};
+use crate::encoding::{decode_base64, is_pem};
+use crate::identity::{Remap, SignedIdentity, WrittenReference, is_remap_prefix};
+use crate::json::{JsonError, Members, Node, nearest};
+use crate::lint;
+use crate::requirement::{
+    Fulcio, KeyType, Material, Pki, Requirement, Requirements, SignedBy, SigstoreSigned, Trust,
+};
+
+pub(super) struct Reader {
+    pub(super) warnings: Vec<Warning>,
+}
+
+impl Reader {
+    pub(super) fn scopes(
+        &mut self,
+        transport: &str,
+        node: &Node<'_>,
+    ) -> Result<BTreeMap<String, Requirements>, PolicyError> {
+        let mut scopes = BTreeMap::new();
+        for (scope, node) in node.open_object()?.iter() {
+            if transport == "dir" && !scope.is_empty() && !is_dir_scope(scope) {
+                return Err(fault(&node, PolicyProblem::DirScope));
+            }
+            let list = self.requirements(&node)?;
+            if transport == "docker" {
+                self.warn(&node, lint::about_docker_scope(scope));
+                let everywhere = lint::about_list(&list).filter(|_| scope.is_empty());
+                self.warn(&node, everywhere);
+            }
+            scopes.insert(scope.to_owned(), list);
+        }
+        Ok(scopes)
+    }
+
+    pub(super) fn requirements(&mut self, node: &Node<'_>) -> Result<Requirements, PolicyError> {
+        let items = node.array()?;
+        let list = items
+            .iter()
+            .map(|item| self.requirement(item))
+            .collect::<Result<_, _>>()?;
+        Requirements::new(list).ok_or_else(|| fault(node, PolicyProblem::EmptyList))
+    }
+
+    fn requirement(&mut self, node: &Node<'_>) -> Result<Requirement, PolicyError> {
+        let kind = node.open_object()?.required("type")?;
+        match kind.string()? {
+            "insecureAcceptAnything" => {
+                node.object(&["type"])?;
+                Ok(Requirement::InsecureAcceptAnything)
+            }
+            "reject" => {
+                node.object(&["type"])?;
+                Ok(Requirement::Reject)
+            }
+            "signedBy" => self.signed_by(node).map(Requirement::SignedBy),
+            "sigstoreSigned" => self.sigstore_signed(node).map(Requirement::SigstoreSigned),
+            "signedBaseLayer" => {
+                let members = node.object(&["type", "baseLayerIdentity"])?;
+                identity(&members.required("baseLayerIdentity")?).map(Requirement::SignedBaseLayer)
+            }
+            other => Err(unknown_value(&kind, other, REQUIREMENTS.to_vec())),
+        }
+    }
+
+    fn signed_by(&mut self, node: &Node<'_>) -> Result<SignedBy, PolicyError> {
+        let known = [
+            "type",
+            "keyType",
+            "keyPath",
+            "keyPaths",
+            "keyData",
+            "signedIdentity",
+        ];
+        let members = node.object(&known)?;
+        let key_type = members.required("keyType")?;
+        let name = key_type.string()?;
+        let key_type = KeyType::ALL
+            .into_iter()
+            .find(|kind| kind.name() == name)
+            .ok_or_else(|| {
+                unknown_value(&key_type, name, KeyType::ALL.map(KeyType::name).to_vec())
+            })?;
+        let keys = ["keyPath", "keyPaths", "keyData"];
+        let key = exactly_one(&members, &keys)?;
+        let keys = self.material(key.0, &key.1)?;
+        Ok(SignedBy {
+            key_type,
+            keys,
+            identity: optional_identity(&members)?,
+        })
+    }
+
+    fn sigstore_signed(&mut self, node: &Node<'_>) -> Result<SigstoreSigned, PolicyError> {
+        let members = node.object(&SIGSTORE_KEYS)?;
+        let sources = [
+            "keyPath", "keyPaths", "keyData", "keyDatas", "fulcio", "pki",
+        ];
+        let (name, source) = exactly_one(&members, &sources)?;
+        let rekor = self.at_most_one(&members, &REKOR_KEYS)?;
+        let trust = match name {
+            "fulcio" if rekor.is_none() => {
+                return Err(fault(&source, PolicyProblem::FulcioWithoutRekor));
+            }
+            "fulcio" => Trust::Fulcio(self.fulcio(&source)?),
+            "pki" if rekor.is_some() => return Err(fault(&source, PolicyProblem::PkiWithRekor)),
+            "pki" => Trust::Pki(self.pki(&source)?),
+            _ => Trust::Keys(self.material(name, &source)?),
+        };
+        let identity = optional_identity(&members)?;
+        self.warn(
+            node,
+            identity.as_ref().and_then(lint::about_cosign_identity),
+        );
+        Ok(SigstoreSigned {
+            trust,
+            rekor,
+            identity,
+        })
+    }
+
+    fn fulcio(&mut self, node: &Node<'_>) -> Result<Fulcio, PolicyError> {
+        let members = node.object(&["caPath", "caData", "oidcIssuer", "subjectEmail"])?;
+        let (name, ca) = exactly_one(&members, &["caPath", "caData"])?;
+        Ok(Fulcio {
+            ca: self.material(name, &ca)?,
+            oidc_issuer: text(&members.required("oidcIssuer")?)?,
+            subject_email: text(&members.required("subjectEmail")?)?,
+        })
+    }
+
+    fn pki(&mut self, node: &Node<'_>) -> Result<Pki, PolicyError> {
+        let members = node.object(&PKI_KEYS)?;
+        let (name, roots) = exactly_one(&members, &["caRootsPath", "caRootsData"])?;
+        let intermediates = ["caIntermediatesPath", "caIntermediatesData"];
+        let subject = |key: &str| match members.optional(key) {
+            // One of the two may be left empty, which says the same as leaving it out.
+            Some(node) => Ok(Some(node.string()?.to_owned()).filter(|name| !name.is_empty())),
+            None => Ok::<_, JsonError>(None),
+        };
+        let pki = Pki {
+            roots: self.material(name, &roots)?,
+            intermediates: self.at_most_one(&members, &intermediates)?,
+            subject_email: subject("subjectEmail")?,
+            subject_hostname: subject("subjectHostname")?,
+        };
+        if pki.subject_email.is_none() && pki.subject_hostname.is_none() {
+            return Err(fault(node, PolicyProblem::PkiWithoutSubject));
+        }
+        Ok(pki)
+    }
+
+    fn at_most_one(
+        &mut self,
+        members: &Members<'_>,
+        keys: &[&'static str],
+    ) -> Result<Option<Material>, PolicyError> {
+        match given(members, keys).as_slice() {
+            [] => Ok(None),
+            [(name, node)] => self.material(name, node).map(Some),
+            several => {
+                let found = several.iter().map(|(name, _)| *name).collect();
+                let problem = PolicyProblem::AtMostOne {
+                    one_of: keys.to_vec(),
+                    found,
+                };
+                Err(PolicyError {
+                    place: members.place(),
+                    problem,
+                })
+            }
+        }
+    }
+
+    /// The plural and the kind of the value show in the key's name.
+    fn material(&mut self, name: &str, node: &Node<'_>) -> Result<Material, PolicyError> {
+        if name.ends_with("Paths") {
+            list(node, text).map(Material::Paths)
+        } else if name.ends_with("Datas") {
+            list(node, |item| self.data(item)).map(Material::Datas)
+        } else if name.ends_with("Data") {
+            self.data(node).map(Material::Data)
+        } else {
+            text(node).map(Material::Path)
+        }
+    }
+
+    fn data(&mut self, node: &Node<'_>) -> Result<Vec<u8>, PolicyError> {
+        let written = text(node)?;
+        if is_pem(&written) {
+            let text = Some("the value is PEM; the format wants the base64 of it");
+            self.warn(node, text);
+            return Ok(written.into_bytes());
+        }
+        decode_base64(&written).map_err(|source| fault(node, PolicyProblem::Base64(source)))
+    }
+}
+
+impl Reader {
+    pub(super) fn warn(&mut self, node: &Node<'_>, text: Option<&'static str>) {
+        self.warnings.extend(text.map(|text| Warning {
+            place: node.place(),
+            text,
+        }));
+    }
+}
+
+fn optional_identity(members: &Members<'_>) -> Result<Option<SignedIdentity>, PolicyError> {
+    members
+        .optional("signedIdentity")
+        .map(|node| identity(&node))
+        .transpose()
+}
+
+pub(super) fn identity(node: &Node<'_>) -> Result<SignedIdentity, PolicyError> {
+    let kind = node.open_object()?.required("type")?;
+    let plain = |identity| {
+        node.object(&["type"])
+            .map(|_| identity)
+            .map_err(PolicyError::from)
+    };
+    match kind.string()? {
+        "matchExact" => plain(SignedIdentity::MatchExact),
+        "matchRepoDigestOrExact" => plain(SignedIdentity::MatchRepoDigestOrExact),
+        "matchRepository" => plain(SignedIdentity::MatchRepository),
+        "exactReference" => {
+            let member = node
+                .object(&["type", "dockerReference"])?
+                .required("dockerReference")?;
+            let written = written_reference(&member)?;
+            if written.reference().is_name_only() {
+                return Err(fault(&member, PolicyProblem::NameOnly));
+            }
+            Ok(SignedIdentity::ExactReference(written))
+        }
+        "exactRepository" => {
+            let members = node.object(&["type", "dockerRepository"])?;
+            let member = members.required("dockerRepository")?;
+            written_reference(&member).map(SignedIdentity::ExactRepository)
+        }
+        "remapIdentity" => {
+            let members = node.object(&["type", "prefix", "signedPrefix"])?;
+            let prefix = remap_prefix(&members.required("prefix")?)?;
+            let signed_prefix = remap_prefix(&members.required("signedPrefix")?)?;
+            Ok(SignedIdentity::RemapIdentity(Remap::new(
+                prefix,
+                signed_prefix,
+            )))
+        }
+        other => Err(unknown_value(&kind, other, IDENTITIES.to_vec())),
+    }
+}
+
+fn written_reference(node: &Node<'_>) -> Result<WrittenReference, PolicyError> {
+    WrittenReference::parse(node.string()?)
+        .map_err(|source| fault(node, PolicyProblem::Reference(source)))
+}
+
+fn remap_prefix<'a>(node: &Node<'a>) -> Result<&'a str, PolicyError> {
+    let prefix = node.string()?;
+    if is_remap_prefix(prefix) {
+        Ok(prefix)
+    } else {
+        Err(fault(node, PolicyProblem::RemapPrefix))
+    }
+}
+
+/// Presence counts, not the value: a null beside another key is one too many.
+fn given<'a>(members: &Members<'a>, keys: &[&'static str]) -> Vec<(&'static str, Node<'a>)> {
+    keys.iter()
+        .filter_map(|key| members.optional(key).map(|node| (*key, node)))
+        .collect()
+}
+
+fn exactly_one<'a>(
+    members: &Members<'a>,
+    keys: &[&'static str],
+) -> Result<(&'static str, Node<'a>), PolicyError> {
+    let given = given(members, keys);
+    if let [one] = given.as_slice() {
+        return Ok(one.clone());
+    }
+    let found = given.iter().map(|(name, _)| *name).collect();
+    let problem = PolicyProblem::ExactlyOne {
+        one_of: keys.to_vec(),
+        found,
+    };
+    Err(PolicyError {
+        place: members.place(),
+        problem,
+    })
+}
+
+fn list<T>(
+    node: &Node<'_>,
+    read: impl FnMut(&Node<'_>) -> Result<T, PolicyError>,
+) -> Result<Vec<T>, PolicyError> {
+    let items = node.array()?;
+    if items.is_empty() {
+        return Err(fault(node, PolicyProblem::EmptyList));
+    }
+    items.iter().map(read).collect()
+}
+
+fn text(node: &Node<'_>) -> Result<String, PolicyError> {
+    match node.string()? {
+        "" => Err(fault(node, PolicyProblem::EmptyText)),
+        text => Ok(text.to_owned()),
+    }
+}
+
+fn unknown_value(node: &Node<'_>, found: &str, known: Vec<&'static str>) -> PolicyError {
+    let suggestion = nearest(found, known.iter().copied()).map(str::to_owned);
+    let found = found.to_owned();
+    fault(
+        node,
+        PolicyProblem::UnknownValue {
+            found,
+            suggestion,
+            known,
+        },
+    )
+}
+
+fn fault(node: &Node<'_>, problem: PolicyProblem) -> PolicyError {
+    PolicyError {
+        place: node.place(),
+        problem,
+    }
+}
+
+/// A clean absolute path below the root.
+fn is_dir_scope(scope: &str) -> bool {
+    scope.strip_prefix('/').is_some_and(|rest| {
+        rest.split('/')
+            .all(|component| !matches!(component, "" | "." | ".."))
+    })
+}
+
+const REQUIREMENTS: [&str; 5] = [
+    "insecureAcceptAnything",
+    "reject",
+    "signedBy",
+    "sigstoreSigned",
+    "signedBaseLayer",
+];
+const IDENTITIES: [&str; 6] = [
+    "matchExact",
+    "matchRepoDigestOrExact",
+    "matchRepository",
+    "exactReference",
+    "exactRepository",
+    "remapIdentity",
+];
+const REKOR_KEYS: [&str; 4] = [
+    "rekorPublicKeyPath",
+    "rekorPublicKeyPaths",
+    "rekorPublicKeyData",
+    "rekorPublicKeyDatas",
+];
+const SIGSTORE_KEYS: [&str; 12] = [
+    "type",
+    "keyPath",
+    "keyPaths",
+    "keyData",
+    "keyDatas",
+    "fulcio",
+    "pki",
+    "rekorPublicKeyPath",
+    "rekorPublicKeyPaths",
+    "rekorPublicKeyData",
+    "rekorPublicKeyDatas",
+    "signedIdentity",
+];
+const PKI_KEYS: [&str; 6] = [
+    "caRootsPath",
+    "caRootsData",
+    "caIntermediatesPath",
+    "caIntermediatesData",
+    "subjectEmail",
+    "subjectHostname",
+];
