@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tracing::{error, info, warn};
 use ttrpc::r#async::Server;
 use ttrpc::asynchronous::transport::Listener;
@@ -86,14 +87,17 @@ fn configure(
 }
 
 async fn run(path: PathBuf, backend: Backend) -> Result<(), ServeError> {
+    // Before the bind: whoever sees the socket may also send a signal.
+    let mut signals = Signals::listen().map_err(ServeError::Runtime)?;
     let (listener, socket_file) = socket::bind(&path)?;
     let agent = match &backend {
         Backend::Ready(agent) => Some(Arc::clone(agent)),
         Backend::Misconfigured(_) => None,
     };
+    let (end, ending) = watch::channel(false);
     let mut server = Server::new()
         .add_listener(Listener::from(listener))
-        .register_service(service::services(backend));
+        .register_service(service::services(backend, ending));
     server.start().await.map_err(ServeError::Server)?;
     info!(socket = %path.display(), "ready");
     // Everything that takes time comes after the socket: kata-agent waits for it, not long.
@@ -103,30 +107,45 @@ async fn run(path: PathBuf, backend: Backend) -> Result<(), ServeError> {
             agent.fetch_credentials().await;
         }
     });
-    let result = wait_for_the_end().await.map_err(ServeError::Runtime);
+    signals.wait_for_the_end().await;
+    info!("ending: running pulls are cancelled, delivered bundles stay");
     chores.abort();
     drop(socket_file);
+    // Pulls are cancelled and answered first; the server would wait for them.
+    end.send_replace(true);
     if let Err(error) = server.shutdown().await {
         warn!(%error, "the ttrpc server ended with an error");
     }
     info!("ended");
-    result
+    Ok(())
 }
 
-async fn wait_for_the_end() -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            // Every pull reads the policy and the keys afresh: there is nothing to reload.
-            _ = hangup.recv() => info!("SIGHUP: nothing is cached, nothing to reload"),
+/// The signals that mean something to us.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn wait_for_the_end(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                // Every pull reads the policy and the keys afresh: there is nothing to reload.
+                _ = self.hangup.recv() => info!("SIGHUP: nothing is cached, nothing to reload"),
+            }
         }
     }
-    info!("ending: running pulls are cancelled, delivered bundles stay");
-    Ok(())
 }
 
 const CLEAN_UP: Duration = Duration::from_secs(20);

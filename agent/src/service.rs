@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{error, info};
 use ttrpc::r#async::{Service, TtrpcContext};
@@ -26,12 +27,18 @@ pub(crate) enum Backend {
     Misconfigured(String),
 }
 
-/// The ttrpc services of `backend`, by name.
-pub(crate) fn services(backend: Backend) -> HashMap<String, Service> {
-    create_image_pull_service(Arc::new(PullService(backend)))
+/// The ttrpc services of `backend`, by name. Running pulls are cancelled when `ending` says true.
+pub(crate) fn services(
+    backend: Backend,
+    ending: watch::Receiver<bool>,
+) -> HashMap<String, Service> {
+    create_image_pull_service(Arc::new(PullService { backend, ending }))
 }
 
-struct PullService(Backend);
+struct PullService {
+    backend: Backend,
+    ending: watch::Receiver<bool>,
+}
 
 #[async_trait::async_trait]
 impl ImagePullService for PullService {
@@ -40,7 +47,7 @@ impl ImagePullService for PullService {
         context: &TtrpcContext,
         request: ImagePullRequest,
     ) -> ttrpc::Result<ImagePullResponse> {
-        let agent = match &self.0 {
+        let agent = match &self.backend {
             Backend::Ready(agent) => Arc::clone(agent),
             Backend::Misconfigured(text) => {
                 return Err(ttrpc::Error::RpcStatus(status::misconfigured(text)));
@@ -51,7 +58,7 @@ impl ImagePullService for PullService {
         let deadline = caller_deadline(context);
         // A task of its own: a panic in it is this call's error and nobody else's.
         let task = AbortOnDrop(tokio::spawn(pull(agent, request, deadline)));
-        match task.finished().await {
+        match task.finished_unless(self.ending.clone()).await {
             Ok(pulled) => {
                 let mut response = ImagePullResponse::new();
                 response.manifest_digest = pulled.manifest_digest.to_string();
@@ -98,6 +105,14 @@ fn caller_deadline(context: &TtrpcContext) -> Option<Duration> {
 struct AbortOnDrop(JoinHandle<Result<Pulled, Error>>);
 
 impl AbortOnDrop {
+    async fn finished_unless(self, mut ending: watch::Receiver<bool>) -> Result<Pulled, Error> {
+        tokio::select! {
+            result = self.finished() => result,
+            // A sender that is gone has ended, too.
+            _ = ending.wait_for(|end| *end) => Err(Error::ShuttingDown),
+        }
+    }
+
     async fn finished(mut self) -> Result<Pulled, Error> {
         match (&mut self.0).await {
             Ok(result) => result,
@@ -136,6 +151,15 @@ mod tests {
     async fn panic_of_blocking_work_is_the_error_of_one_pull() {
         let bad = running(async { crate::blocking::blocking(|| panic!("a defect")).await });
         assert!(matches!(bad.finished().await, Err(Error::Panicked)));
+    }
+
+    #[tokio::test]
+    async fn end_of_the_daemon_is_the_answer_to_running_pulls() {
+        let (end, ending) = watch::channel(false);
+        let pull = running(std::future::pending());
+        let answered = tokio::spawn(pull.finished_unless(ending));
+        end.send_replace(true);
+        assert!(matches!(answered.await.unwrap(), Err(Error::ShuttingDown)));
     }
 
     #[tokio::test]

@@ -8,8 +8,14 @@ use serde_json::Value;
 /// Normal dependencies of a package, by name.
 fn dependencies(metadata: &Value, package: &str) -> BTreeSet<String> {
     let packages = metadata["packages"].as_array().expect("packages");
-    let found = packages.iter().find(|found| found["name"] == package).expect(package);
-    let all = found["dependencies"].as_array().expect("dependencies").iter();
+    let found = packages
+        .iter()
+        .find(|found| found["name"] == package)
+        .expect(package);
+    let all = found["dependencies"]
+        .as_array()
+        .expect("dependencies")
+        .iter();
     all.filter(|dependency| dependency["kind"].is_null())
         .map(|dependency| dependency["name"].as_str().expect("a name").to_owned())
         .collect()
@@ -17,11 +23,22 @@ fn dependencies(metadata: &Value, package: &str) -> BTreeSet<String> {
 
 fn metadata() -> Value {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--no-deps", "--offline", "--locked"])
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--no-deps",
+            "--offline",
+            "--locked",
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("cargo runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     serde_json::from_slice(&output.stdout).expect("cargo metadata is JSON")
 }
 
@@ -36,8 +53,11 @@ fn crates_know_only_whom_they_may() {
         ("agent", vec!["kbs-client", "policy", "rootfs"]),
     ] {
         let dependencies = dependencies(&metadata, package);
-        let known: Vec<_> =
-            dependencies.iter().map(String::as_str).filter(|name| ours.contains(name)).collect();
+        let known: Vec<_> = dependencies
+            .iter()
+            .map(String::as_str)
+            .filter(|name| ours.contains(name))
+            .collect();
         assert_eq!(known, allowed, "{package}");
     }
 }
@@ -47,8 +67,18 @@ fn trust_kernel_and_unpacker_have_no_async_and_no_network() {
     let metadata = metadata();
     for package in ["policy", "rootfs"] {
         let dependencies = dependencies(&metadata, package);
-        for banned in ["tokio", "reqwest", "hyper", "ttrpc", "async-trait", "futures-util"] {
-            assert!(!dependencies.contains(banned), "{package} depends on {banned}");
+        for banned in [
+            "tokio",
+            "reqwest",
+            "hyper",
+            "ttrpc",
+            "async-trait",
+            "futures-util",
+        ] {
+            assert!(
+                !dependencies.contains(banned),
+                "{package} depends on {banned}"
+            );
         }
     }
     let policy = dependencies(&metadata, "policy");

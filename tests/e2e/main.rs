@@ -1,6 +1,7 @@
 //! End to end: the real daemon over its socket, the real registry, a KBS over https, and a
 //! registry that misbehaves on demand.
 #![expect(
+    clippy::expect_used,
     clippy::indexing_slicing,
     clippy::unwrap_used,
     reason = "a test that cannot go on fails at the line where it stands"

@@ -172,7 +172,7 @@ pub enum RegistryError {
     },
 
     /// The registry asks for an authentication that we cannot give.
-    #[error("{wanted}: cannot authenticate: {reason}")]
+    #[error("{wanted}: HTTP status 401, cannot authenticate: {reason}")]
     Challenge {
         /// What was asked for.
         wanted: Wanted,

@@ -98,7 +98,7 @@ impl Http {
         request: &Request<'_>,
         limit: usize,
     ) -> Result<Answer, RegistryError> {
-        let seconds = self.timeouts.idle;
+        let seconds = self.timeouts.idle.saturating_mul(SMALL_ANSWER);
         let whole = async {
             let response = self.get(request).await?;
             let status = response.status();
@@ -115,8 +115,8 @@ impl Http {
                 body,
             })
         };
-        // A small answer has one deadline for all of it, so that a byte now and then
-        // does not keep us waiting for ever.
+        // A small answer has one deadline for all of it, so that a byte now and then does not
+        // keep us waiting for ever.
         tokio::time::timeout(seconds, whole)
             .await
             .unwrap_or_else(|_| {
@@ -253,6 +253,8 @@ fn same_origin(one: &Url, other: &Url) -> bool {
     one.origin() == other.origin()
 }
 
+/// A whole manifest, config or token may take so many times the deadline for the next byte.
+const SMALL_ANSWER: u32 = 4;
 const MAX_REDIRECTS: usize = 5;
 const MAX_ERROR_BODY: usize = 4096;
 
