@@ -15,7 +15,7 @@ struct Arguments {
     /// Where to listen; port 0 for any that is free.
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
-    /// Directory of resources: <DIR>/<repository>/<type>/<tag>, read at request time.
+    /// Directory of resources: `DIR/repository/type/tag`, read at request time.
     #[arg(long)]
     dir: PathBuf,
     /// Serve https, and write the certificate to trust (PEM) to this file.

@@ -24,7 +24,11 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     if stale.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    Err(format!("{} in agent/src/generated: stale, run `make proto`", stale.join(", ")).into())
+    Err(format!(
+        "{} in agent/src/generated: stale, run `make proto`",
+        stale.join(", ")
+    )
+    .into())
 }
 
 fn generate(from: &Path, into: &Path) -> Result<(), Box<dyn Error>> {
@@ -34,7 +38,10 @@ fn generate(from: &Path, into: &Path) -> Result<(), Box<dyn Error>> {
         .inputs([&proto])
         .include(from)
         .rust_protobuf()
-        .customize(Customize { async_all: true, ..Customize::default() })
+        .customize(Customize {
+            async_all: true,
+            ..Customize::default()
+        })
         .rust_protobuf_customize(ProtobufCustomize::default().gen_mod_rs(false))
         .run()?;
     Ok(())
