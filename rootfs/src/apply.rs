@@ -205,7 +205,7 @@ impl<'a> Writer<'a> {
         self.limits
             .hold_expansion(counts.file_bytes, self.blob_bytes)?;
         let slot = self.tree.slot(path)?;
-        let file = self.create(&slot, |parent, name| parent.create_file(name))?;
+        let file = self.create(&slot, Dir::create_file)?;
         match content {
             Content::Dense { .. } => archive.copy_content(|piece| {
                 (&file)
@@ -300,11 +300,12 @@ impl<'a> Writer<'a> {
     }
 
     /// Makes the links whose targets came after them. Each round makes those whose target exists,
-    /// be it a link of the round before.
+    /// be it a link of the round before. More rounds than [`FORWARD_ROUNDS`] no honest archive
+    /// needs, and a long chain in the worst order would need one for every link.
     fn forward_links(&mut self) -> Result<(), Error> {
-        loop {
-            let before = self.forward.len();
-            let mut unresolved = None;
+        let mut unresolved = None;
+        for _ in 0..FORWARD_ROUNDS {
+            unresolved = None;
             for (path, target) in std::mem::take(&mut self.forward) {
                 let slot = self.tree.slot(&path)?;
                 let existing = slot.parent.stat(path.file_name());
@@ -329,12 +330,11 @@ impl<'a> Writer<'a> {
                     })?,
                 }
             }
-            match unresolved {
-                None => return Ok(()),
-                Some(error) if self.forward.len() == before => return Err(error),
-                Some(_) => {}
+            if unresolved.is_none() {
+                break;
             }
         }
+        unresolved.map_or(Ok(()), Err)
     }
 
     /// Hides `hidden`, a name beside that of `marker`, from lower layers. What this layer itself
@@ -367,14 +367,14 @@ impl<'a> Writer<'a> {
         slot: &Slot,
         make: impl Fn(&Dir, &[u8]) -> rustix::io::Result<T>,
     ) -> Result<T, Error> {
-        let made = match make(&slot.parent, slot.path.file_name()) {
+        let result = match make(&slot.parent, slot.path.file_name()) {
             Err(Errno::EXIST) => {
                 self.tree.clear(slot)?;
                 make(&slot.parent, slot.path.file_name())
             }
-            made => made,
+            result => result,
         };
-        made.map_err(Error::io("create", slot.path.as_bytes()))
+        result.map_err(Error::io("create", slot.path.as_bytes()))
     }
 }
 
@@ -462,3 +462,5 @@ fn implied_directory() -> Metadata {
 
 /// What a directory has that no entry speaks of.
 const IMPLIED_MODE: u32 = 0o755;
+/// Hard links in a row, each to the next, whose file comes last.
+const FORWARD_ROUNDS: u32 = 16;

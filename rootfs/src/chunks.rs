@@ -138,7 +138,9 @@ pub(crate) fn is_peer_gone(error: &Error) -> bool {
     let (Error::Read(source) | Error::Inflate { source, .. }) = error else {
         return false;
     };
-    source.get_ref().is_some_and(|inner| inner.is::<PeerGone>())
+    source
+        .get_ref()
+        .is_some_and(<dyn std::error::Error + Send + Sync>::is::<PeerGone>)
 }
 
 fn gone() -> Error {

@@ -363,7 +363,9 @@ mod tests {
             ("gzip for zstd", Compression::Zstd, gzip.clone()),
         ];
         for (row, expected, blob) in rows {
-            let error = run(&blob, expected, CHUNK).unwrap_err();
+            let error = run(&blob, expected, CHUNK)
+                .map(|content| content.len())
+                .unwrap_err();
             assert!(
                 matches!(&error, Error::Inflate { compression, .. } if *compression == expected),
                 "{row}: {error:?}"
@@ -429,7 +431,7 @@ mod tests {
     fn stops_bombs_soon_after_the_free_allowance() {
         let zeros = vec![0; 1 << 20];
         let (mut gz, mut zst) = (
-            GzEncoder::new(Vec::new(), flate2::Compression::fast()),
+            GzEncoder::new(Vec::new(), flate2::Compression::best()),
             zstd::Encoder::new(Vec::new(), 1).unwrap(),
         );
         for _ in 0..200 {
@@ -441,7 +443,9 @@ mod tests {
             (Compression::Zstd, zst.finish().unwrap()),
         ];
         for (compression, blob) in rows {
-            let error = run(&blob, compression, CHUNK).unwrap_err();
+            let error = run(&blob, compression, CHUNK)
+                .map(|content| content.len())
+                .unwrap_err();
             let Error::Limit {
                 limit: LimitKind::Ratio,
                 found,

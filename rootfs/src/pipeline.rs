@@ -178,10 +178,15 @@ fn first_cause<T>(
 ) -> Result<(u64, T), Error> {
     match (read, inflated, written) {
         (Ok(()), Ok(bytes), Ok(written)) => Ok((bytes, written)),
-        (Err(error), ..) if !is_peer_gone(&error) => Err(error),
-        (_, Err(error), _) if !is_peer_gone(&error) => Err(error),
-        (_, _, Err(error)) | (_, Err(error), _) | (Err(error), ..) => Err(error),
+        (Err(error), inflated, written) => Err(cause(error, [inflated.err(), written.err()])),
+        (Ok(()), Err(error), written) => Err(cause(error, [written.err(), None])),
+        (Ok(()), Ok(_), Err(error)) => Err(error),
     }
+}
+
+fn cause(error: Error, others: [Option<Error>; 2]) -> Error {
+    let nearer = |known: Error, other| if is_peer_gone(&known) { other } else { known };
+    others.into_iter().flatten().fold(error, nearer)
 }
 
 /// Fills `buffer`, unless the source ends before.

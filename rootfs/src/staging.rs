@@ -73,11 +73,12 @@ impl Staging {
         name: impl AsRef<OsStr>,
     ) -> Result<Committed, Error> {
         let name = one_component(name.as_ref())?;
-        if proof.staging != self.serial {
+        let Unpacked { staging, root, .. } = proof;
+        if staging != self.serial {
             return Err(Error::ForeignProof);
         }
         // What cannot be set on the root only of all directories is not worth a second report.
-        finish_root(&self.dir, &proof.root, &mut Notes::default())?;
+        finish_root(&self.dir, &root, &mut Notes::default())?;
         match self.parent.rename_new(&self.name, into, name) {
             Ok(()) => {
                 self.owned = false;
@@ -113,9 +114,8 @@ impl Staging {
             // Held until it is gone, so that nobody believes it a new one.
             let held = match claim(parent, &name) {
                 Ok(Some(held)) => held,
-                Ok(None) => continue,
-                // Not a directory, so nothing that a staging process made.
-                Err(Errno::NOTDIR | Errno::LOOP) => continue,
+                // Held by another, or no directory and so nothing that a staging process made.
+                Ok(None) | Err(Errno::NOTDIR | Errno::LOOP) => continue,
                 Err(errno) => return Err(Error::io("lock", &name)(errno)),
             };
             parent.remove_all(OsStr::from_bytes(&name))?;

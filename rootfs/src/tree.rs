@@ -345,5 +345,5 @@ impl Ahead {
 
 /// Directories kept open per layer; several layers share the descriptors of a process.
 const OPEN_DIRECTORIES: usize = 32;
-/// As many links as the kernel follows in one path, path_resolution(7).
+/// As many links as the kernel follows in one path, `path_resolution(7)`.
 const LINKS: u32 = 40;

@@ -62,15 +62,15 @@ impl Extended {
             key: Name::from(key),
         };
         match key {
-            b"path" => self.path = text(value).map_err(|()| malformed())?,
-            b"linkpath" => self.linkpath = text(value).map_err(|()| malformed())?,
-            b"size" => self.size = unless_empty(value, size).ok_or_else(malformed)?,
-            b"uid" => self.uid = unless_empty(value, owner).ok_or_else(malformed)?,
-            b"gid" => self.gid = unless_empty(value, owner).ok_or_else(malformed)?,
-            b"mtime" => self.modified = unless_empty(value, time).ok_or_else(malformed)?,
+            b"path" => assign(&mut self.path, value, text),
+            b"linkpath" => assign(&mut self.linkpath, value, text),
+            b"size" => assign(&mut self.size, value, size),
+            b"uid" => assign(&mut self.uid, value, owner),
+            b"gid" => assign(&mut self.gid, value, owner),
+            b"mtime" => assign(&mut self.modified, value, time),
             _ => return self.set_prefixed(key, value),
         }
-        Ok(())
+        .ok_or_else(malformed)
     }
 
     fn set_prefixed(&mut self, key: &[u8], value: &[u8]) -> Result<(), PaxFault> {
@@ -94,15 +94,12 @@ impl Extended {
         }
     }
 
-    /// Sets an attribute; bsdtar writes each twice, in both forms.
+    /// Adds an attribute. bsdtar writes each twice, in both forms; setting it twice does no harm.
     fn xattr(&mut self, name: Vec<u8>, value: Vec<u8>) -> Option<()> {
         if name.is_empty() || name.contains(&0) {
             return None;
         }
-        match self.xattrs.iter_mut().find(|known| known.name == name) {
-            Some(known) => known.value = value,
-            None => self.xattrs.push(Xattr { name, value }),
-        }
+        self.xattrs.push(Xattr { name, value });
         Some(())
     }
 }
@@ -146,19 +143,21 @@ fn first_record(body: &[u8]) -> Option<(Record<'_>, &[u8])> {
 }
 
 /// An empty value takes an earlier one back, except of extended attributes.
-fn unless_empty<T>(value: &[u8], parse: impl FnOnce(&[u8]) -> Option<T>) -> Option<Option<T>> {
-    if value.is_empty() {
-        Some(None)
+fn assign<T>(
+    slot: &mut Option<T>,
+    value: &[u8],
+    parse: impl FnOnce(&[u8]) -> Option<T>,
+) -> Option<()> {
+    *slot = if value.is_empty() {
+        None
     } else {
-        parse(value).map(Some)
-    }
+        Some(parse(value)?)
+    };
+    Some(())
 }
 
-fn text(value: &[u8]) -> Result<Option<Vec<u8>>, ()> {
-    if value.contains(&0) {
-        return Err(());
-    }
-    Ok((!value.is_empty()).then(|| value.to_vec()))
+fn text(value: &[u8]) -> Option<Vec<u8>> {
+    (!value.contains(&0)).then(|| value.to_vec())
 }
 
 fn size(value: &[u8]) -> Option<u64> {
@@ -186,19 +185,18 @@ fn time(value: &[u8]) -> Option<Time> {
             nanoseconds,
         });
     }
-    match nanoseconds {
-        0 => Some(Time {
-            seconds: -seconds,
-            nanoseconds: 0,
-        }),
-        _ => {
-            let seconds = seconds.checked_neg()?.checked_sub(1)?;
-            Some(Time {
-                seconds,
-                nanoseconds: 1_000_000_000 - nanoseconds,
-            })
-        }
+    let seconds = seconds.checked_neg()?;
+    if nanoseconds == 0 {
+        return Some(Time {
+            seconds,
+            nanoseconds,
+        });
     }
+    let (seconds, nanoseconds) = (seconds.checked_sub(1)?, 1_000_000_000 - nanoseconds);
+    Some(Time {
+        seconds,
+        nanoseconds,
+    })
 }
 
 fn nanoseconds(fraction: &[u8]) -> Option<u32> {
@@ -370,7 +368,7 @@ mod tests {
     fn refuses_malformed_records() {
         let rows: [(&str, &[u8]); 9] = [
             ("no length", b"path=a\n"),
-            ("too short", b"9 path=a\n"),
+            ("too short", b"8 path=a\n"),
             ("too long", b"11 path=a\n"),
             ("no newline", b"10 path=ab"),
             ("no equals", b"7 path\n"),

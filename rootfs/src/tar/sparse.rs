@@ -24,12 +24,11 @@ impl Keys {
             b"major" => self.major = Some(decimal(value)?),
             b"minor" => self.minor = Some(decimal(value)?),
             b"name" if !value.is_empty() && !value.contains(&0) => self.name = Some(value.to_vec()),
-            b"name" => return None,
             b"size" | b"realsize" => self.size = Some(decimal(value)?),
             b"numblocks" => self.blocks = Some(decimal(value)?),
-            b"offset" if self.map.len() % 2 == 0 => self.map.push(decimal(value)?),
-            b"numbytes" if self.map.len() % 2 == 1 => self.map.push(decimal(value)?),
-            b"offset" | b"numbytes" => return None,
+            b"offset" if self.map.len().is_multiple_of(2) => self.map.push(decimal(value)?),
+            b"numbytes" if !self.map.len().is_multiple_of(2) => self.map.push(decimal(value)?),
+            b"name" | b"offset" | b"numbytes" => return None,
             b"map" if !self.map.is_empty() => return None,
             b"map" => {
                 let numbers = value.split(|&byte| byte == b',').map(decimal);
@@ -157,7 +156,7 @@ fn old_numbers(fields: &[u8], map: &mut Vec<u64>) -> Result<(), SparseFault> {
 
 /// Checks a map against the size of the file and of what is stored of it.
 pub(super) fn content(map: &[u64], size: u64, stored: u64) -> Result<Content, SparseFault> {
-    if i64::try_from(size).is_err() || map.len() % 2 != 0 {
+    if i64::try_from(size).is_err() || !map.len().is_multiple_of(2) {
         return Err(SparseFault::Format);
     }
     let (mut segments, mut end, mut sum) = (Vec::new(), 0_u64, 0_u64);

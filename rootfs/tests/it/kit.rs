@@ -162,7 +162,15 @@ impl Blob {
     }
 
     pub(crate) fn plain(content: Vec<u8>) -> Self {
-        Self::new(content.clone(), PLAIN, &content)
+        let digest = Digest::sha256_of(&content);
+        let size = u64::try_from(content.len()).unwrap();
+        Self {
+            bytes: content,
+            media_type: PLAIN,
+            size,
+            digest,
+            diff_id: digest,
+        }
     }
 
     pub(crate) fn gzip(content: &[u8]) -> Self {
@@ -212,7 +220,7 @@ impl Blob {
 }
 
 pub(crate) fn gzip(content: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     encoder.write_all(content).unwrap();
     encoder.finish().unwrap()
 }
@@ -298,6 +306,23 @@ impl Scratch {
     }
 }
 
+/// An attack, the archive for it, and the error that it must give.
+pub(crate) type Row = (&'static str, Tar, fn(&Error) -> bool);
+
+/// Each archive gives its error, whatever it is compressed with.
+pub(crate) fn refuses(rows: Vec<Row>) {
+    let scratch = Scratch::new();
+    for (row, tar, is_expected) in rows {
+        for blob in [
+            Blob::plain(tar.clone().end()),
+            Blob::gzip(&tar.clone().end()),
+        ] {
+            let error = scratch.unpack(&blob).map(|_| row).unwrap_err();
+            assert!(is_expected(&error), "{row}: {error:?}");
+        }
+    }
+}
+
 /// What a layer came to.
 #[derive(Debug)]
 pub(crate) struct Tree {
@@ -330,12 +355,12 @@ pub(crate) type Lines = BTreeMap<String, String>;
 /// Every file beneath `root` but for the times of `root` itself.
 pub(crate) fn describe(root: &Path) -> Lines {
     let mut lines = Lines::new();
-    let mut links = BTreeMap::new();
-    describe_into(root, root, &mut links, &mut lines);
+    let mut inodes = BTreeMap::new();
+    describe_into(root, root, &mut inodes, &mut lines);
     lines
 }
 
-fn describe_into(root: &Path, path: &Path, links: &mut BTreeMap<u64, String>, lines: &mut Lines) {
+fn describe_into(root: &Path, path: &Path, inodes: &mut BTreeMap<u64, String>, lines: &mut Lines) {
     let name = path
         .strip_prefix(root)
         .unwrap()
@@ -368,14 +393,14 @@ fn describe_into(root: &Path, path: &Path, links: &mut BTreeMap<u64, String>, li
         )
         .unwrap();
     }
-    if name != "" && !name.starts_with("work") {
+    if !name.is_empty() && !name.starts_with("work") {
         write!(line, " {}.{:09}", meta.mtime(), meta.mtime_nsec()).unwrap();
     }
     for (key, value) in xattrs(path) {
         write!(line, " {key}={:?}", value.escape_ascii().to_string()).unwrap();
     }
     if !kind.is_dir() && meta.nlink() > 1 {
-        let first = links.entry(meta.ino()).or_insert_with(|| name.clone());
+        let first = inodes.entry(meta.ino()).or_insert_with(|| name.clone());
         write!(line, " linked {first}").unwrap();
     }
     lines.insert(name, line);
@@ -386,7 +411,7 @@ fn describe_into(root: &Path, path: &Path, links: &mut BTreeMap<u64, String>, li
             .collect();
         names.sort();
         for path in names {
-            describe_into(root, &path, links, lines);
+            describe_into(root, &path, inodes, lines);
         }
     }
 }

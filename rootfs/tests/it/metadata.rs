@@ -235,19 +235,19 @@ fn sparse_files_are_whole_in_every_format() {
     let old = old.at(483, format!("{:011o}", 20_000).as_bytes());
     let mut map = b"3\n0\n4\n15000\n4\n20000\n0\n".to_vec();
     map.resize(512, 0);
-    let pax_1: [(&str, &[u8]); 4] = [
+    let leading: [(&str, &[u8]); 4] = [
         ("GNU.sparse.major", b"1"),
         ("GNU.sparse.minor", b"0"),
         ("GNU.sparse.name", b"pax10"),
         ("GNU.sparse.realsize", b"20000"),
     ];
-    let pax_01: [(&str, &[u8]); 4] = [
+    let inline: [(&str, &[u8]); 4] = [
         ("GNU.sparse.size", b"20000"),
         ("GNU.sparse.numblocks", b"2"),
         ("GNU.sparse.name", b"pax01"),
         ("GNU.sparse.map", b"0,4,15000,4"),
     ];
-    let pax_00: [(&str, &[u8]); 6] = [
+    let pairs: [(&str, &[u8]); 6] = [
         ("GNU.sparse.size", b"20000"),
         ("GNU.sparse.numblocks", b"2"),
         ("GNU.sparse.offset", b"0"),
@@ -258,11 +258,11 @@ fn sparse_files_are_whole_in_every_format() {
     let tree = unpack(
         Tar::new()
             .put(old, content)
-            .pax(&pax_1)
+            .pax(&leading)
             .file("GNUSparseFile.0/pax10", &[&map[..], content].concat())
-            .pax(&pax_01)
+            .pax(&inline)
             .file("GNUSparseFile.0/pax01", content)
-            .pax(&pax_00)
+            .pax(&pairs)
             .file("pax00", content)
             .file("after", b"after"),
     );

@@ -29,10 +29,12 @@ fn a_whiteout_becomes_a_device() {
     assert!(!is_opaque(&tree, "a"));
 }
 
+type Add = fn(Tar) -> Tar;
+
 #[test]
 fn an_entry_wins_over_a_whiteout_in_either_order() {
     let whiteout = || Tar::new().file(".wh.x", b"");
-    let entries: [(&str, fn(Tar) -> Tar, &str); 4] = [
+    let entries: [(&str, Add, &str); 4] = [
         ("file", |tar| tar.file("x", b"new"), "100644 0:0 3 bytes"),
         ("symlink", |tar| tar.symlink("x", "y"), "120777 0:0 -> y"),
         ("directory", |tar| tar.dir("x"), "040755"),

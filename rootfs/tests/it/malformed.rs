@@ -1,0 +1,476 @@
+//! Archives that are broken, ambiguous or too much.
+
+use rootfs::{Error, HeaderFault, LimitKind, Limits, PaxFault, SparseFault};
+
+use crate::kit::{Blob, Header, Scratch, Tar, refuses};
+
+#[test]
+fn refuses_headers_on_which_readers_disagree() {
+    let pax_fault: fn(&Error) -> bool = |error| {
+        matches!(
+            error,
+            Error::Pax {
+                fault: PaxFault::Record { .. },
+                ..
+            }
+        )
+    };
+    let number: fn(&Error) -> bool = |error| {
+        matches!(
+            error,
+            Error::Header {
+                fault: HeaderFault::Number { .. },
+                ..
+            }
+        )
+    };
+    let sized: fn(&Error) -> bool = |error| {
+        matches!(
+            error,
+            Error::Header {
+                fault: HeaderFault::Size { .. },
+                ..
+            }
+        )
+    };
+    let twice: fn(&Error) -> bool = |error| {
+        matches!(
+            error,
+            Error::Header {
+                fault: HeaderFault::Duplicate { .. },
+                ..
+            }
+        )
+    };
+    let dangling: fn(&Error) -> bool = |error| {
+        matches!(
+            error,
+            Error::Header {
+                fault: HeaderFault::Dangling,
+                ..
+            }
+        )
+    };
+    let mut broken = Header::new(b'0', "a").sealed();
+    broken[0] = b'b';
+    let long = |kind, body: &[u8]| Tar::new().put(Header::new(kind, "././@LongLink"), body);
+    refuses(vec![
+        ("checksum", Tar::new().raw(&broken), |error| {
+            matches!(
+                error,
+                Error::Header {
+                    offset: 0,
+                    fault: HeaderFault::Checksum { .. }
+                }
+            )
+        }),
+        (
+            "malformed pax is no nothing",
+            Tar::new()
+                .put(Header::new(b'x', "x"), b"99 path=a\n")
+                .file("a", b""),
+            pax_fault,
+        ),
+        (
+            "malformed global pax",
+            Tar::new()
+                .put(Header::new(b'g', "g"), b"junk")
+                .file("a", b""),
+            pax_fault,
+        ),
+        (
+            "size in letters",
+            Tar::new().header(Header::new(b'0', "a").at(124, b"zzzzzzzzzzz")),
+            number,
+        ),
+        (
+            "negative size",
+            Tar::new().header(Header::new(b'0', "a").at(124, &[0xff; 12])),
+            number,
+        ),
+        (
+            "uid that means none",
+            Tar::new().header(Header::new(b'0', "a").at(108, b"\x80\0\0\0\xff\xff\xff\xff")),
+            number,
+        ),
+        (
+            "directory with content",
+            Tar::new().put(Header::new(b'5', "a"), b"body"),
+            sized,
+        ),
+        (
+            "symlink with content",
+            Tar::new().put(Header::new(b'2', "a").link("b"), b"body"),
+            sized,
+        ),
+        (
+            "pax size of a symlink",
+            Tar::new().pax(&[("size", b"512")]).symlink("a", "b"),
+            sized,
+        ),
+        (
+            "two pax headers",
+            Tar::new()
+                .pax(&[("path", b"a")])
+                .pax(&[("path", b"b")])
+                .file("c", b""),
+            twice,
+        ),
+        (
+            "two long names",
+            long(b'L', b"a")
+                .put(Header::new(b'L', "x"), b"b")
+                .file("c", b""),
+            twice,
+        ),
+        (
+            "pax header for nothing",
+            Tar::new().file("a", b"").pax(&[("path", b"b")]),
+            dangling,
+        ),
+        ("long name for nothing", long(b'L', b"a"), dangling),
+        (
+            "unknown type",
+            Tar::new().header(Header::new(b'Z', "a")),
+            |error| {
+                matches!(
+                    error,
+                    Error::Header {
+                        fault: HeaderFault::Typeflag { typeflag: 'Z' },
+                        ..
+                    }
+                )
+            },
+        ),
+        (
+            "multi-volume",
+            Tar::new().header(Header::new(b'M', "a")),
+            |error| {
+                matches!(
+                    error,
+                    Error::Header {
+                        fault: HeaderFault::Typeflag { typeflag: 'M' },
+                        ..
+                    }
+                )
+            },
+        ),
+        (
+            "one block of zeros",
+            Tar::new().raw(&[0; 512]).file("a", b""),
+            |error| {
+                matches!(
+                    error,
+                    Error::Header {
+                        offset: 512,
+                        fault: HeaderFault::LoneZeroBlock,
+                        ..
+                    }
+                )
+            },
+        ),
+        (
+            "global path",
+            Tar::new().global(&[("path", b"a")]).file("b", b""),
+            |error| {
+                matches!(
+                    error,
+                    Error::Pax {
+                        fault: PaxFault::Global { .. },
+                        ..
+                    }
+                )
+            },
+        ),
+    ]);
+}
+
+#[test]
+fn refuses_sparse_maps_that_lie() {
+    let sparse = |records: &[(&str, &[u8])], body: &[u8]| Tar::new().pax(records).file("a", body);
+    let segment: fn(&Error) -> bool = |error| {
+        matches!(
+            error,
+            Error::Sparse {
+                fault: SparseFault::Segment { .. },
+                ..
+            }
+        )
+    };
+    let format: fn(&Error) -> bool = |error| {
+        matches!(
+            error,
+            Error::Sparse {
+                fault: SparseFault::Format,
+                ..
+            }
+        )
+    };
+    refuses(vec![
+        (
+            "past the end",
+            sparse(
+                &[
+                    ("GNU.sparse.size", b"10"),
+                    ("GNU.sparse.numblocks", b"1"),
+                    ("GNU.sparse.map", b"9,5"),
+                ],
+                b"12345",
+            ),
+            segment,
+        ),
+        (
+            "overlap",
+            sparse(
+                &[
+                    ("GNU.sparse.size", b"99"),
+                    ("GNU.sparse.numblocks", b"2"),
+                    ("GNU.sparse.map", b"0,3,2,2"),
+                ],
+                b"12345",
+            ),
+            segment,
+        ),
+        (
+            "other sum",
+            sparse(
+                &[
+                    ("GNU.sparse.size", b"99"),
+                    ("GNU.sparse.numblocks", b"1"),
+                    ("GNU.sparse.map", b"0,3"),
+                ],
+                b"12345",
+            ),
+            |error| {
+                matches!(
+                    error,
+                    Error::Sparse {
+                        fault: SparseFault::Sum {
+                            segments: 3,
+                            stored: 5
+                        },
+                        ..
+                    }
+                )
+            },
+        ),
+        (
+            "no size",
+            sparse(&[("GNU.sparse.map", b"0,5")], b"12345"),
+            format,
+        ),
+        (
+            "unknown version",
+            sparse(
+                &[("GNU.sparse.major", b"7"), ("GNU.sparse.realsize", b"5")],
+                b"12345",
+            ),
+            format,
+        ),
+        (
+            "map not in the content",
+            sparse(
+                &[
+                    ("GNU.sparse.major", b"1"),
+                    ("GNU.sparse.minor", b"0"),
+                    ("GNU.sparse.realsize", b"5"),
+                ],
+                b"1\n0\n",
+            ),
+            format,
+        ),
+        (
+            "map of letters",
+            sparse(
+                &[
+                    ("GNU.sparse.major", b"1"),
+                    ("GNU.sparse.minor", b"0"),
+                    ("GNU.sparse.realsize", b"5"),
+                ],
+                &[b'a'; 512],
+            ),
+            format,
+        ),
+    ]);
+}
+
+#[test]
+fn stops_bombs_before_they_have_written_much() {
+    let scratch = Scratch::new();
+    let ten_gigabytes = 10_u64 << 30;
+    let by_ratio = |error: Error, row: &str| {
+        let Error::Limit {
+            limit: LimitKind::Ratio,
+            found,
+            ..
+        } = error
+        else {
+            panic!("{row}: {error:?}")
+        };
+        found
+    };
+    // In all four sparse formats the file is stated to be 10 GiB and holds nothing.
+    let size = ten_gigabytes.to_string();
+    let empty: [(&str, &[u8]); 3] = [
+        ("GNU.sparse.size", size.as_bytes()),
+        ("GNU.sparse.numblocks", b"0"),
+        ("GNU.sparse.map", b""),
+    ];
+    let one: [(&str, &[u8]); 3] = [
+        ("GNU.sparse.major", b"1"),
+        ("GNU.sparse.minor", b"0"),
+        ("GNU.sparse.realsize", size.as_bytes()),
+    ];
+    let mut map = vec![0; 512];
+    map[..2].copy_from_slice(b"0\n");
+    let old = Header::new(b'S', "a")
+        .at(257, b"ustar  \0")
+        .at(483, b"\x80\0\0\0\0\0\0\x02\x80\0\0\0");
+    let rows = [
+        ("pax 0.x", Tar::new().pax(&empty).file("a", b"")),
+        ("pax 1.0", Tar::new().pax(&one).file("a", &map)),
+        ("old", Tar::new().header(old)),
+    ];
+    for (row, tar) in rows {
+        let blob = Blob::plain(tar.end());
+        assert!(blob.bytes.len() <= 4096, "{row}");
+        assert_eq!(
+            by_ratio(scratch.unpack(&blob).unwrap_err(), row),
+            ten_gigabytes,
+            "{row}"
+        );
+    }
+    // One file is refused by its header, many by what they have come to.
+    let body = vec![0; 1 << 20];
+    let one = Tar::new().file("zeros", &vec![0; 200 << 20]).end();
+    let many = (0..200)
+        .fold(Tar::new(), |tar, _| tar.file("zeros", &body))
+        .end();
+    for blob in [Blob::gzip(&many), Blob::zstd(&many)] {
+        let found = by_ratio(scratch.unpack(&blob).unwrap_err(), blob.media_type);
+        assert!(found < 128 << 20, "{}: {found}", blob.media_type);
+    }
+    for blob in [Blob::gzip(&one), Blob::zstd(&one)] {
+        let found = by_ratio(scratch.unpack(&blob).unwrap_err(), blob.media_type);
+        assert_eq!(found, 200 << 20, "{}", blob.media_type);
+    }
+}
+
+#[test]
+fn holds_layers_to_every_limit() {
+    let deep = vec!["d"; 30].join("/");
+    let rows: Vec<(LimitKind, Limits, Tar)> = vec![
+        (
+            LimitKind::Entries,
+            Limits {
+                entries: 2,
+                ..Limits::default()
+            },
+            Tar::new().dir("a").dir("b").dir("c"),
+        ),
+        (
+            LimitKind::Entries,
+            Limits {
+                entries: 20,
+                ..Limits::default()
+            },
+            Tar::new().file(&deep, b""),
+        ),
+        (
+            LimitKind::PathDepth,
+            Limits {
+                path_depth: 20,
+                ..Limits::default()
+            },
+            Tar::new().file(&deep, b""),
+        ),
+        (
+            LimitKind::PathBytes,
+            Limits {
+                path_bytes: 20,
+                ..Limits::default()
+            },
+            Tar::new().file(&deep, b""),
+        ),
+        (
+            LimitKind::HeaderBytes,
+            Limits {
+                header_bytes: 99,
+                ..Limits::default()
+            },
+            Tar::new().pax(&[("comment", &[b'x'; 100])]).file("a", b""),
+        ),
+        (
+            LimitKind::HeaderBytes,
+            Limits::default(),
+            Tar::new().header(Header::new(b'x', "x").size(1 << 32)),
+        ),
+        (
+            LimitKind::HeaderBytes,
+            Limits::default(),
+            Tar::new().header(Header::new(b'L', "x").size((8 << 30) - 1)),
+        ),
+        (
+            LimitKind::XattrBytes,
+            Limits {
+                xattr_bytes: 20,
+                ..Limits::default()
+            },
+            Tar::new()
+                .pax(&[("SCHILY.xattr.user.a", b"0123456789abcdef")])
+                .file("a", b""),
+        ),
+        (
+            LimitKind::UnpackedBytes,
+            Limits {
+                unpacked_bytes: 3000,
+                ..Limits::default()
+            },
+            Tar::new().file("a", &[1; 3000]),
+        ),
+        (
+            LimitKind::ComponentBytes,
+            Limits::default(),
+            Tar::new().pax(&[("path", &[b'x'; 256])]).file("a", b""),
+        ),
+    ];
+    let mut scratch = Scratch::new();
+    for (expected, limits, tar) in rows {
+        scratch.limits = limits;
+        let error = scratch.unpack(&Blob::plain(tar.end())).unwrap_err();
+        assert!(
+            matches!(error, Error::Limit { limit, .. } if limit == expected),
+            "{expected:?}: {error:?}"
+        );
+    }
+}
+
+/// CVE-2025-62518: the size in a pax header counts, for the entry it belongs to and no other.
+#[test]
+fn a_pax_size_hides_no_entries() {
+    let scratch = Scratch::new();
+    let inner = Tar::new().file("smuggled", b"x").0;
+    let size = inner.len().to_string();
+    let outer = Tar::new()
+        .pax(&[("size", size.as_bytes())])
+        .header(Header::new(b'0', "archive.tar").size(0))
+        .body(&inner)
+        .file("after", b"y");
+    let tree = scratch.unpack(&Blob::plain(outer.end())).unwrap();
+    assert_eq!(tree.names(), ["after", "archive.tar"]);
+
+    // Between a pax header and its entry, a long name has the size of its own header.
+    let tar = Tar::new()
+        .pax(&[("size", b"3")])
+        .put(Header::new(b'L', "././@LongLink"), b"the-name\0")
+        .header(Header::new(b'0', "short").size(0))
+        .body(b"abc")
+        .file("after", b"y");
+    let tree = scratch.unpack(&Blob::plain(tar.end())).unwrap();
+    assert_eq!(tree.names(), ["after", "the-name"]);
+    assert!(
+        tree.line("the-name").contains("3 bytes \"abc\""),
+        "{}",
+        tree.line("the-name")
+    );
+}
