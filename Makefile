@@ -45,7 +45,8 @@ conformance: ## the reference implementations' vectors: make conformance VECTORS
 	$(CARGO) run --locked --quiet -p policy --example conformance -- $(VECTORS)
 	$(CARGO) run --locked --quiet -p kbs-client --example vectors -- $(VECTORS)/../vectors/kbs.json
 
-bench: setup ## measure against skopeo+umoci, podman and the floor (minutes; see docs/performance.md)
+bench: ## measure against skopeo+umoci, podman and the floor (minutes; see docs/performance.md)
+	@tests/setup.sh podman
 	$(CARGO) build --locked --release --bins
 	target/release/bench $(BENCH)
 

@@ -8,6 +8,8 @@ needed=(
   docker-registry:docker-registry skopeo:skopeo umoci:umoci
   busybox:busybox-static runc:runc getfattr:attr zstd:zstd
 )
+# Further programs, whose packages have their names, are arguments.
+for program in "$@"; do needed+=("$program:$program"); done
 missing=()
 for pair in "${needed[@]}"; do
   PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")

@@ -144,10 +144,15 @@ fn read_capped(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, OfflineError> 
         file: path.to_owned(),
         source: Arc::new(source),
     };
-    let file = match File::open(path) {
+    // Looked at before it is opened: opening a fifo waits for its writer.
+    match path.metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Ok(metadata) if !metadata.is_file() => {
+            return Err(failed(io::Error::other("not a regular file")));
+        }
         outcome => outcome.map_err(failed)?,
     };
+    let file = File::open(path).map_err(failed)?;
     let mut text = Zeroizing::new(Vec::new());
     let read = file
         .take(FILE_LIMIT.saturating_add(1))

@@ -85,8 +85,7 @@ impl Approved<Manifest> {
 
     /// Adds the image's config, whose bytes the manifest vouches for by digest and size.
     pub fn with_config(self, raw: &[u8]) -> Result<Approved<Image>, ConfigError> {
-        let direct = self.decision.index_digest().is_none();
-        let value = Image::new(self.value, raw, direct)?;
+        let value = Image::new(self.value, raw, !self.decision.trusts_index())?;
         Ok(Approved {
             value,
             decision: self.decision,

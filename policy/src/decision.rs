@@ -46,6 +46,16 @@ impl Decision {
         !self.findings.is_empty() && self.findings.iter().all(met)
     }
 
+    /// Whether the index that the manifest was chosen from is as good as the manifest: it was
+    /// signed, or nothing was and nobody asks. Otherwise it only led to the manifest, and what it
+    /// says of the platform is the registry's word.
+    pub(crate) fn trusts_index(&self) -> bool {
+        let proofs = self.findings.iter().filter_map(Finding::proof);
+        let subjects: Vec<SubjectKind> = proofs.map(|proof| proof.subject).collect();
+        let is_signed = subjects.contains(&SubjectKind::Index);
+        self.index_digest.is_some() && (subjects.is_empty() || is_signed)
+    }
+
     /// The reference that was asked for.
     pub fn reference(&self) -> &ImageRef {
         &self.reference
@@ -114,6 +124,13 @@ pub struct Finding {
 }
 
 impl Finding {
+    fn proof(&self) -> Option<&Proof> {
+        match &self.outcome {
+            Outcome::Met(Grounds::Signature(proof)) => Some(proof),
+            _ => None,
+        }
+    }
+
     pub(crate) fn new(requirement: &'static str, outcome: Outcome) -> Self {
         Self {
             requirement,

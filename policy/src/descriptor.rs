@@ -66,6 +66,12 @@ impl Descriptor {
             .map(text)
             .transpose()?
             .unwrap_or_default();
+        if media_type.len() > MAX_MEDIA_TYPE {
+            return Err(ManifestError::MediaTypeTooLong {
+                limit: MAX_MEDIA_TYPE,
+                found: media_type.len(),
+            });
+        }
         let urls = members
             .non_null("urls")
             .map(|node| node.array())
@@ -234,3 +240,6 @@ const LAYER_TYPES: [(&str, Compression); 11] = [
         Compression::Gzip,
     ),
 ];
+
+/// RFC 6838, section 4.2: 127 characters for the type, as many for the subtype, and a slash.
+const MAX_MEDIA_TYPE: usize = 255;

@@ -21,8 +21,12 @@ pub struct Image {
 }
 
 impl Image {
-    /// `direct` says that no index chose the manifest, so that the config must name the platform.
-    pub(crate) fn new(manifest: Manifest, raw: &[u8], direct: bool) -> Result<Self, ConfigError> {
+    /// `names_platform` says that the config alone tells for which platform the image is.
+    pub(crate) fn new(
+        manifest: Manifest,
+        raw: &[u8],
+        names_platform: bool,
+    ) -> Result<Self, ConfigError> {
         let found = u64::try_from(raw.len()).unwrap_or(u64::MAX);
         if found > MAX_CONFIG_BYTES {
             return Err(ConfigError::TooLarge {
@@ -33,7 +37,7 @@ impl Image {
         manifest.config().check(raw).map_err(ConfigError::Content)?;
         let config: ImageConfig = serde_json::from_slice(raw)?;
         let host = Platform::host();
-        if direct && (&config.os, &config.architecture) != (&host.os, &host.architecture) {
+        if names_platform && (&config.os, &config.architecture) != (&host.os, &host.architecture) {
             let (wanted, found) = (Box::new(host), Box::new(config.platform()));
             return Err(ConfigError::Platform { wanted, found });
         }

@@ -50,6 +50,14 @@ pub enum ManifestError {
         /// The media type found, if any was named.
         found: Option<String>,
     },
+    /// A media type is longer than RFC 6838 allows; it would end up in logs and records.
+    #[error("a media type has {found} characters, at most {limit} are allowed")]
+    MediaTypeTooLong {
+        /// The limit.
+        limit: usize,
+        /// Its length in bytes.
+        found: usize,
+    },
     /// Docker's schema 1 binds nothing but compressed layers and is refused by name.
     #[error("docker schema 1 manifests ({media_type}) are not supported")]
     Schema1 {

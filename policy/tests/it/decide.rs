@@ -1,14 +1,14 @@
 //! What the policy allows and what it denies, and that it says why.
 
 use policy::{
-    COSIGN_PAYLOAD, CosignSignature, Digest, Evidence, Grounds, ImageRef, Outcome, Policy, Refusal,
-    Rejected, SignatureProblem, SubjectKind,
+    COSIGN_PAYLOAD, ConfigError, CosignSignature, Digest, Evidence, Grounds, ImageRef, Outcome,
+    Policy, Refusal, Rejected, SignatureProblem, SubjectKind,
 };
 use serde_json::{Value, json};
 
 use crate::support::{
-    KEY, NAME, REPOSITORY, SIGNATURE, Signer, decide, decision, evidence, manifest_bytes, payload,
-    policy, resolve, resolve_through_index, signed_by_key,
+    KEY, NAME, REPOSITORY, SIGNATURE, Signer, config, decide, decision, evidence, list_in_index,
+    manifest_bytes, manifest_for, payload, policy, resolve, resolve_through_index, signed_by_key,
 };
 
 fn outcome(requirements: &Value, evidence: &Evidence) -> Outcome {
@@ -195,6 +195,39 @@ fn a_signature_on_the_index_counts_and_the_record_says_so() {
     assert_eq!(record["requirements"][0]["signature"]["subject"], "index");
     assert_eq!(record["index_digest"], json!(index));
     assert_eq!(record["manifest_digest"], json!(own));
+}
+
+/// An index that nobody signed must not pass a signed image for another platform off as ours.
+#[test]
+fn an_unsigned_index_is_not_believed_about_the_platform() {
+    let signer = Signer::new();
+    let policy = policy(&json!([signed_by_key()]));
+    let mut foreign = config();
+    foreign["architecture"] = json!("pdp11");
+    let raw = foreign.to_string().into_bytes();
+    for signs_index in [false, true] {
+        let manifest = manifest_for(&raw).to_string().into_bytes();
+        let (manifest, index) = list_in_index(NAME, manifest);
+        let own = *manifest.digest();
+        let signed = if signs_index { index } else { own };
+        let mut found = [(own, vec![]), (index, vec![])];
+        for (subject, signatures) in &mut found {
+            if *subject == signed {
+                signatures.push(signer.attach(&signed, REPOSITORY));
+            }
+        }
+        let evidence = evidence(&signer, &found);
+        let rules = policy.rules_for(manifest.reference());
+        let image = rules.decide(manifest, &evidence).unwrap().with_config(&raw);
+        match image {
+            Ok(_) => assert!(signs_index),
+            Err(ConfigError::Platform { found, .. }) => {
+                assert!(!signs_index);
+                assert_eq!(found.architecture, "pdp11");
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
 }
 
 #[test]

@@ -145,8 +145,12 @@ pub(crate) fn resolve(name: &str, raw: Vec<u8>) -> Unverified<Manifest> {
 
 /// The same manifest, reached through an index; and the digest of the index.
 pub(crate) fn resolve_through_index(name: &str) -> (Unverified<Manifest>, Digest) {
+    list_in_index(name, manifest_bytes())
+}
+
+/// `manifest`, reached through an index that lists it for this platform.
+pub(crate) fn list_in_index(name: &str, manifest: Vec<u8>) -> (Unverified<Manifest>, Digest) {
     let host = Platform::host();
-    let manifest = manifest_bytes();
     let entry = json!({
         "mediaType": OCI_MANIFEST,
         "digest": Digest::sha256_of(&manifest),
