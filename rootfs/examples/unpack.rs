@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use policy::{Algorithm, Approved, Digest, Document, Evidence, Hasher, ImageRef, Layer, Policy};
-use rootfs::{Dir, Limits, Staging, unpack};
+use rootfs::{Cancel, Dir, Limits, Staging, unpack};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<_> = std::env::args_os().collect();
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (start, used) = (Instant::now(), cpu_ticks()?);
     let staging = Staging::create(&directory)?;
     let source = BufReader::with_capacity(256 << 10, File::open(blob)?);
-    let proof = unpack(&layer, source, &staging, &Limits::default())?;
+    let proof = unpack(&layer, source, &staging, &Limits::default(), &Cancel::new())?;
     let (bytes, entries) = (proof.content_bytes(), proof.entries());
     staging.commit(proof, &directory, "layer")?;
     let (elapsed, used) = (start.elapsed(), cpu_ticks()? - used);

@@ -9,8 +9,9 @@ use std::rc::Rc;
 use rustix::fs::{self, FileType, Mode, XattrFlags, makedev};
 use rustix::io::Errno;
 
+use crate::cancel::Cancel;
 use crate::dir::Dir;
-use crate::entry::{Content, Entry, Kind, Metadata, Segment, Time};
+use crate::entry::{Content, Entry, Kind, Metadata, Segment, Time, Xattr};
 use crate::error::{Error, LinkFault};
 use crate::limits::{LimitKind, Limits};
 use crate::metadata::Stamp;
@@ -26,6 +27,7 @@ use crate::xattr::{Verdict, judge};
 pub(crate) struct Writer<'a> {
     tree: Tree<'a>,
     limits: &'a Limits,
+    cancel: &'a Cancel,
     blob_bytes: u64,
     stamp: Stamp,
     root: Option<Metadata>,
@@ -45,10 +47,11 @@ pub(crate) struct Written {
 
 impl<'a> Writer<'a> {
     /// A writer into `root`, which is empty, of a layer that has `blob_bytes` when compressed.
-    pub(crate) fn new(root: Dir, limits: &'a Limits, blob_bytes: u64) -> Self {
+    pub(crate) fn new(root: Dir, limits: &'a Limits, blob_bytes: u64, cancel: &'a Cancel) -> Self {
         Self {
             tree: Tree::new(root, limits),
             limits,
+            cancel,
             blob_bytes,
             stamp: Stamp::new(),
             root: None,
@@ -63,6 +66,7 @@ impl<'a> Writer<'a> {
         mut entry: Entry,
         archive: &mut Archive<'_, R>,
     ) -> Result<(), Error> {
+        self.cancel.check()?;
         self.tree.count_entry()?;
         if entry.path.is_root() {
             return self.root_entry(entry);
@@ -71,9 +75,9 @@ impl<'a> Writer<'a> {
             Some(Marker::Whiteout(hidden)) => return self.whiteout(&entry.path, hidden),
             Some(Marker::Opaque) => {
                 let slot = self.tree.slot(&entry.path)?;
-                self.tree
+                return self
+                    .tree
                     .mark_opaque(&RelPath::canonical(slot.path.split().0));
-                return Ok(());
             }
             Some(Marker::Aufs) => {
                 self.notes.add(Note::AufsSkipped { entry: entry.path });
@@ -128,6 +132,7 @@ impl<'a> Writer<'a> {
         let mut implied = Vec::new();
         // Children before parents: setting a mode must not bar the way.
         for (path, record) in records.into_iter().rev() {
+            self.cancel.check()?;
             finish_directory(&root, &path, &record, &self.stamp, &mut self.notes)?;
             if record.metadata.is_none() && !record.is_new {
                 implied.push(path);
@@ -189,7 +194,8 @@ impl<'a> Writer<'a> {
     fn directory(&mut self, path: &RelPath, metadata: Metadata) -> Result<(), Error> {
         let slot = self.tree.slot(path)?;
         self.tree.make_dir(&slot)?;
-        self.tree.record(&slot.path).metadata = Some(metadata);
+        self.tree.keep_bytes(kept_for(&metadata))?;
+        self.tree.record(&slot.path)?.metadata = Some(metadata);
         Ok(())
     }
 
@@ -260,6 +266,9 @@ impl<'a> Writer<'a> {
                 ..
             }) => {
                 self.tree.clear(&slot)?;
+                let paths = [slot.path.as_bytes(), target.as_bytes()].map(length);
+                let kept = paths.into_iter().fold(FORWARD_LINK, u64::saturating_add);
+                self.tree.keep_bytes(kept)?;
                 self.forward.push((slot.path, target));
                 return Ok(());
             }
@@ -307,6 +316,7 @@ impl<'a> Writer<'a> {
         for _ in 0..FORWARD_ROUNDS {
             unresolved = None;
             for (path, target) in std::mem::take(&mut self.forward) {
+                self.cancel.check()?;
                 let slot = self.tree.slot(&path)?;
                 let existing = slot.parent.stat(path.file_name());
                 let existing = existing.map_err(Error::io("examine", path.as_bytes()))?;
@@ -355,7 +365,7 @@ impl<'a> Writer<'a> {
             .stat(hidden)
             .map_err(Error::io("examine", path.as_bytes()))?;
         if existing.is_some_and(|stat| kind(&stat) == FileType::Directory) {
-            let record = self.tree.record(&path);
+            let record = self.tree.record(&path)?;
             (record.is_opaque, record.is_new) = (true, true);
         }
         Ok(())
@@ -450,6 +460,19 @@ fn write_segments<R: BufRead>(
     })
 }
 
+/// Bytes of memory that the attributes of a directory take until the end.
+fn kept_for(metadata: &Metadata) -> u64 {
+    let attribute = |xattr: &Xattr| {
+        let bytes = length(&xattr.name).saturating_add(length(&xattr.value));
+        bytes.saturating_add(ATTRIBUTE)
+    };
+    metadata
+        .xattrs
+        .iter()
+        .map(attribute)
+        .fold(0, u64::saturating_add)
+}
+
 fn implied_directory() -> Metadata {
     Metadata {
         uid: 0,
@@ -462,5 +485,9 @@ fn implied_directory() -> Metadata {
 
 /// What a directory has that no entry speaks of.
 const IMPLIED_MODE: u32 = 0o755;
+/// What an attribute takes beside its bytes, and a hard link beside its paths: the values
+/// themselves, and what the allocator adds to each of their parts.
+const ATTRIBUTE: u64 = 96;
+const FORWARD_LINK: u64 = 96;
 /// Hard links in a row, each to the next, whose file comes last.
 const FORWARD_ROUNDS: u32 = 16;

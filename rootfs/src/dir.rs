@@ -16,8 +16,8 @@ use crate::name::Name;
 
 /// An open directory. Everything reached through it lies beneath it.
 ///
-/// No method follows a symbolic link, except [`open_file`](Self::open_file), which follows them as
-/// a process would whose root this directory is.
+/// No method follows a symbolic link, except [`open_ambient`](Self::open_ambient) those of the
+/// caller's own configuration.
 #[derive(Debug)]
 pub struct Dir(OwnedFd);
 
@@ -62,27 +62,6 @@ impl Dir {
             Ok(()) | Err(Errno::EXIST) => self.open_dir(OsStr::from_bytes(name)),
             Err(errno) => Err(Error::io("create", name)(errno)),
         }
-    }
-
-    /// Opens a regular file for reading, resolving `path` and every link in it as a process would
-    /// that has this directory as its root. Never waits, as opening a fifo would.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when there is none, or it is not a regular file.
-    pub fn open_file(&self, path: impl AsRef<OsStr>) -> Result<File, Error> {
-        let path = path.as_ref().as_bytes();
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let open = || {
-            let file = fs::openat2(&self.0, path, flags, Mode::empty(), resolve)?;
-            let kind = FileType::from_raw_mode(fs::fstat(&file)?.st_mode);
-            if kind == FileType::RegularFile {
-                Ok(file)
-            } else {
-                Err(Errno::INVAL)
-            }
-        };
-        open().map(File::from).map_err(Error::io("open", path))
     }
 
     /// Removes `name` and everything beneath it, following no link and leaving no mount. There
@@ -292,7 +271,6 @@ const BENEATH: ResolveFlags = ResolveFlags::BENEATH
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -332,37 +310,6 @@ mod tests {
         assert_eq!(dir.open_beneath(b"link/../..").unwrap_err(), Errno::LOOP);
         assert_eq!(dir.open_beneath(b"real/../..").unwrap_err(), Errno::XDEV);
         dir.open_dir("real").unwrap();
-    }
-
-    #[test]
-    fn reads_files_as_a_process_with_this_root_would() {
-        let (scratch, dir) = scratch();
-        std::fs::create_dir(scratch.path().join("etc")).unwrap();
-        std::fs::write(scratch.path().join("etc/passwd"), "inside").unwrap();
-        symlink("/etc/passwd", scratch.path().join("absolute")).unwrap();
-        symlink("../../../../etc/passwd", scratch.path().join("climbing")).unwrap();
-        for name in ["etc/passwd", "absolute", "climbing", "/etc/passwd"] {
-            let mut text = String::new();
-            dir.open_file(name)
-                .unwrap()
-                .read_to_string(&mut text)
-                .unwrap();
-            assert_eq!(text, "inside", "{name}");
-        }
-        dir.make_node(b"fifo", FileType::Fifo, 0).unwrap();
-        for name in ["fifo", "etc"] {
-            let error = dir.open_file(name).unwrap_err();
-            assert!(
-                matches!(
-                    error,
-                    Error::Io {
-                        operation: "open",
-                        ..
-                    }
-                ),
-                "{error:?}"
-            );
-        }
     }
 
     #[test]

@@ -214,6 +214,9 @@ pub enum Error {
     /// The proof handed to `commit` is that of another staging directory. The caller is at fault.
     #[error("the proof is that of another staging directory")]
     ForeignProof,
+    /// The end was requested with [`Cancel`](crate::Cancel). Nobody is at fault.
+    #[error("unpacking was cancelled")]
+    Cancelled,
     /// The machine gave no thread.
     #[error("no thread for the {stage} stage")]
     Thread {
@@ -359,6 +362,9 @@ pub enum LinkFault {
     /// In circles, or through more links than the kernel would follow.
     #[error("which leads through too many links")]
     Loop,
+    /// Through more directories than are looked up for one entry, or for this many.
+    #[error("which leads through too many directories")]
+    TooFar,
     /// To a directory, where it must not.
     #[error("which is a directory")]
     Directory,

@@ -6,6 +6,7 @@ use flate2::{Decompress, FlushDecompress, Status};
 use policy::Compression;
 use zstd::zstd_safe;
 
+use crate::cancel::Cancel;
 use crate::chunks::{CHUNK, Sink, Source};
 use crate::error::Error;
 use crate::limits::{LimitKind, Limits};
@@ -16,14 +17,21 @@ pub(crate) fn inflate(
     compression: Compression,
     sink: Sink,
     limits: &Limits,
+    cancel: &Cancel,
 ) -> Result<u64, Error> {
     let mut decoder = Decoder::new(source, compression, limits)?;
-    pump(&mut decoder, sink, limits)
+    pump(&mut decoder, sink, limits, cancel)
 }
 
-fn pump(decoder: &mut Decoder, mut sink: Sink, limits: &Limits) -> Result<u64, Error> {
+fn pump(
+    decoder: &mut Decoder,
+    mut sink: Sink,
+    limits: &Limits,
+    cancel: &Cancel,
+) -> Result<u64, Error> {
     let mut total = 0_u64;
     loop {
+        cancel.check()?;
         let mut buffer = sink.buffer()?;
         let mut filled = 0;
         let mut ended = false;
@@ -242,8 +250,10 @@ mod tests {
                 }
                 blob_sink.finish()
             });
-            let inflater =
-                scope.spawn(move || inflate(blob_source, compression, content_sink, limits));
+            let inflater = scope.spawn(move || {
+                let cancel = Cancel::new();
+                inflate(blob_source, compression, content_sink, limits, &cancel)
+            });
             let mut content = Vec::new();
             let read = content_source.read_to_end(&mut content);
             drop(content_source);

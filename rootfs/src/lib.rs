@@ -34,6 +34,7 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod cancel;
 mod chunks;
 mod dir;
 mod entry;
@@ -50,6 +51,7 @@ mod unpacked;
 mod whiteout;
 mod xattr;
 
+pub use crate::cancel::Cancel;
 pub use crate::dir::Dir;
 pub use crate::error::{Error, HeaderFault, LinkFault, PaxFault, SparseFault};
 pub use crate::limits::{LimitKind, Limits};

@@ -36,6 +36,11 @@ pub struct Limits {
     /// Bytes of extended attributes, names and values, in the whole layer. Stops a layer from
     /// pinning kernel memory that no quota counts. Default 16 MiB.
     pub xattr_bytes: u64,
+    /// Bytes of memory for what is known only at the end: names and metadata of directories, and
+    /// hard links to names that come later. Each counts with its paths, its attributes and what it
+    /// takes to keep them. Stops directories with long names, of which a megabyte of gzip holds
+    /// hundreds of megabytes, from filling the guest's memory. Default 128 MiB, some 400,000 directories.
+    pub kept_bytes: u64,
     /// Binary logarithm of the largest zstd window. Stops a frame of few bytes from claiming
     /// gigabytes of decoder memory. Default 27, which is 128 MiB.
     pub zstd_window_log: u32,
@@ -52,6 +57,7 @@ impl Default for Limits {
             path_depth: 1024,
             header_bytes: 1 << 20,
             xattr_bytes: 16 << 20,
+            kept_bytes: 128 << 20,
             zstd_window_log: 27,
         }
     }
@@ -68,6 +74,7 @@ impl Limits {
             LimitKind::PathDepth => self.path_depth,
             LimitKind::HeaderBytes => self.header_bytes,
             LimitKind::XattrBytes => self.xattr_bytes,
+            LimitKind::KeptBytes => self.kept_bytes,
             LimitKind::Ratio => self.ratio,
             LimitKind::ZstdWindow => 1_u64.checked_shl(self.zstd_window_log).unwrap_or(u64::MAX),
         };
@@ -118,6 +125,8 @@ pub enum LimitKind {
     HeaderBytes,
     /// [`Limits::xattr_bytes`].
     XattrBytes,
+    /// [`Limits::kept_bytes`].
+    KeptBytes,
     /// [`Limits::zstd_window_log`]; the allowed number is in bytes, the one found is not known and
     /// given as one more.
     ZstdWindow,
@@ -134,6 +143,7 @@ impl fmt::Display for LimitKind {
             Self::PathDepth => "components of a path",
             Self::HeaderBytes => "bytes of an extended header",
             Self::XattrBytes => "bytes of extended attributes",
+            Self::KeptBytes => "bytes of directories and links kept in memory",
             Self::ZstdWindow => "bytes of zstd window",
         })
     }

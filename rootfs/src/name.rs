@@ -102,6 +102,11 @@ impl RelPath {
             .filter(|component| !component.is_empty())
     }
 
+    /// The number of components.
+    pub(crate) fn depth(&self) -> u64 {
+        u64::try_from(self.components().count()).unwrap_or(u64::MAX)
+    }
+
     /// The path with one more component, which the caller knows to be one.
     pub(crate) fn join(&self, component: &[u8]) -> Self {
         let mut path = self.clone();

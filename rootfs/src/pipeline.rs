@@ -7,6 +7,7 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 use policy::{Approved, Compression, Digest, Hasher, Layer};
 
 use crate::apply::{Writer, Written};
+use crate::cancel::Cancel;
 use crate::chunks::{self, CHUNK, Sink, Source, is_peer_gone};
 use crate::dir::Dir;
 use crate::error::Error;
@@ -22,8 +23,9 @@ use crate::unpacked::Unpacked;
 /// Reading and hashing the blob happens on the calling thread, decompressing it and writing the
 /// files on two others, with some 3 MiB of buffers between them. Nothing compressed is stored.
 ///
-/// When a stage fails the others end at their next step. The one thing that can delay that is a
-/// `blob` whose `fill_buf` does not return: its owner must give it a deadline.
+/// When a stage fails or `cancel` is requested, the others end at their next step. The one thing
+/// that can delay that is a `blob` whose `fill_buf` does not return: its owner must give it a
+/// deadline.
 ///
 /// # Errors
 /// See [`Error`]. What was written is erased with `into`; a staging directory serves one attempt.
@@ -32,6 +34,7 @@ pub fn unpack(
     blob: impl BufRead + Send,
     into: &Staging,
     limits: &Limits,
+    cancel: &Cancel,
 ) -> Result<Unpacked, Error> {
     let expected = Expected {
         digest: *layer.blob().digest(),
@@ -39,7 +42,7 @@ pub fn unpack(
         compression: layer.compression(),
         diff_id: *layer.diff_id(),
     };
-    run(&expected, blob, into, limits)
+    run(&expected, blob, into, limits, cancel)
 }
 
 /// What an approved layer must turn out to be.
@@ -55,6 +58,7 @@ fn run(
     blob: impl BufRead,
     into: &Staging,
     limits: &Limits,
+    cancel: &Cancel,
 ) -> Result<Unpacked, Error> {
     let root = into.begin()?;
     let (blob_sink, blob_source) = chunks::channel(BLOB_CHUNKS);
@@ -62,12 +66,12 @@ fn run(
     let (read, inflated, written) = thread::scope(|scope| {
         let compression = expected.compression;
         let inflating = spawn(scope, "layer-inflate", move || {
-            inflate(blob_source, compression, content_sink, limits)
+            inflate(blob_source, compression, content_sink, limits, cancel)
         })?;
         let writing = spawn(scope, "layer-write", move || {
-            write(content_source, expected, root, limits)
+            write(content_source, expected, root, limits, cancel)
         })?;
-        let read = read_blob(blob, blob_sink, expected);
+        let read = read_blob(blob, blob_sink, expected, cancel);
         Ok::<_, Error>((read, join(inflating), join(writing)))
     })?;
     let (content_bytes, written) = first_cause(read, inflated, written)?;
@@ -83,10 +87,16 @@ fn run(
 
 /// Reads the blob to its end, holding it to size and digest. The stages after it learn that it has
 /// ended only when it is the right one.
-fn read_blob(mut blob: impl BufRead, mut sink: Sink, expected: &Expected) -> Result<(), Error> {
+fn read_blob(
+    mut blob: impl BufRead,
+    mut sink: Sink,
+    expected: &Expected,
+    cancel: &Cancel,
+) -> Result<(), Error> {
     let mut hasher = Hasher::new(expected.digest.algorithm());
     let mut found = 0_u64;
     loop {
+        cancel.check()?;
         let mut buffer = sink.buffer()?;
         let filled = fill(&mut blob, &mut buffer).map_err(Error::Read)?;
         let bytes = buffer.get(..filled).unwrap_or_default();
@@ -126,10 +136,11 @@ fn write(
     expected: &Expected,
     root: Dir,
     limits: &Limits,
+    cancel: &Cancel,
 ) -> Result<Written, Error> {
     let hasher = Hasher::new(expected.diff_id.algorithm());
     let mut content = Content { source, hasher };
-    let mut writer = Writer::new(root, limits, expected.size);
+    let mut writer = Writer::new(root, limits, expected.size, cancel);
     let mut archive = Archive::new(&mut content, limits);
     while let Some(entry) = archive.next_entry()? {
         writer.entry(entry, &mut archive)?;

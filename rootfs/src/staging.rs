@@ -35,23 +35,32 @@ impl Staging {
     /// # Errors
     /// [`Error::Io`] and [`Error::NoSpace`] with what the kernel said.
     pub fn create(parent: &Dir) -> Result<Self, Error> {
+        let own = parent.try_clone()?;
         loop {
             let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
             let pid = getpid().as_raw_nonzero();
             let name = format!("{PREFIX}{pid}-{serial}").into_bytes();
-            match parent.make_dir(&name) {
+            match own.make_dir(&name) {
                 Ok(()) => {}
                 Err(Errno::EXIST) => continue,
                 Err(errno) => return Err(Error::io("create", &name)(errno)),
             }
-            if let Some(dir) = claim(parent, &name).map_err(Error::io("lock", &name))? {
-                let (parent, used) = (parent.try_clone()?, AtomicBool::new(false));
+            let claimed = match claim(&own, &name) {
+                Ok(claimed) => claimed,
+                Err(errno) => {
+                    // Of no use, and nobody else's. Takes no descriptor, the lack of which is the
+                    // likeliest cause.
+                    drop(own.remove_tree(&name));
+                    return Err(Error::io("lock", &name)(errno));
+                }
+            };
+            if let Some(dir) = claimed {
                 let staging = Self {
-                    parent,
+                    parent: own,
                     dir,
                     name,
                     serial,
-                    used,
+                    used: AtomicBool::new(false),
                     owned: true,
                 };
                 staging.take_possession()?;

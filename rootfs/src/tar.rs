@@ -200,7 +200,6 @@ impl<'a, R: BufRead> Archive<'a, R> {
         offset: u64,
     ) -> Result<Kind, Error> {
         let refuse = |fault| Err(Error::Header { offset, fault });
-        let (major, minor) = (header.major, header.minor);
         let link = header.link.as_slice();
         Ok(match header.typeflag {
             b'0' if header.is_socket => Kind::Socket,
@@ -211,8 +210,11 @@ impl<'a, R: BufRead> Archive<'a, R> {
             b'1' => Kind::HardLink(RelPath::parse(link, self.limits)?),
             b'2' if link.contains(&0) => return Err(Error::ZeroInName { entry: link.into() }),
             b'2' => Kind::Symlink(link.to_vec()),
-            b'3' => Kind::CharacterDevice { major, minor },
-            b'4' => Kind::BlockDevice { major, minor },
+            flag @ (b'3' | b'4') => match (flag, header.device()) {
+                (_, Err(fault)) => return refuse(fault),
+                (b'3', Ok((major, minor))) => Kind::CharacterDevice { major, minor },
+                (_, Ok((major, minor))) => Kind::BlockDevice { major, minor },
+            },
             b'5' | b'D' => Kind::Directory,
             b'6' => Kind::Fifo,
             b'V' => Kind::VolumeLabel,

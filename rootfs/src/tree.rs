@@ -1,6 +1,8 @@
 //! The directories of a tree being written: finding them, making them, and remembering what is to
 //! be set on them at the end.
 
+mod resolve;
+
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::rc::Rc;
@@ -10,9 +12,10 @@ use rustix::io::Errno;
 
 use crate::dir::Dir;
 use crate::entry::Metadata;
-use crate::error::{Error, LinkFault};
+use crate::error::Error;
 use crate::limits::{LimitKind, Limits};
-use crate::name::RelPath;
+use crate::name::{RelPath, length};
+use crate::tree::resolve::{Followed, Missing};
 use crate::unpacked::Counts;
 
 /// The directories of the tree. While it is being written all of them have mode 0700 and belong to
@@ -28,6 +31,9 @@ pub(crate) struct Tree<'a> {
     /// archive goes through a tree one directory after the other.
     open: HashMap<RelPath, Rc<Dir>>,
     records: BTreeMap<RelPath, Record>,
+    /// Where parents lead that have links in them. True as long as nothing that has a name loses
+    /// it to something else, and forgotten when that happens.
+    followed: Followed,
     pub(crate) root_is_opaque: bool,
     pub(crate) counts: Counts,
 }
@@ -57,6 +63,7 @@ impl<'a> Tree<'a> {
             limits,
             open: HashMap::new(),
             records: BTreeMap::new(),
+            followed: Followed::default(),
             root_is_opaque: false,
             counts: Counts::default(),
         }
@@ -71,41 +78,44 @@ impl<'a> Tree<'a> {
     /// The place of `path`, whose parents are made where they are missing and followed where they
     /// are links.
     pub(crate) fn slot(&mut self, path: &RelPath) -> Result<Slot, Error> {
-        let (parent, name) = path.split();
-        if let Some(dir) = self.cached(parent)? {
-            return Ok(Slot {
-                parent: dir,
-                path: path.clone(),
-            });
-        }
-        let parent = self.resolve(path, Missing::Make)?;
-        let path = parent.join(name);
-        Ok(Slot {
-            parent: self.dir(&parent)?,
-            path,
-        })
+        self.place(path, Missing::Make)
     }
 
     /// The place of `path` if all its parents exist.
     pub(crate) fn existing_slot(&mut self, path: &RelPath) -> Result<Slot, Error> {
+        self.place(path, Missing::Refuse)
+    }
+
+    fn place(&mut self, path: &RelPath, missing: Missing) -> Result<Slot, Error> {
         let (parent, name) = path.split();
-        if let Some(dir) = self.cached(parent)? {
-            return Ok(Slot {
-                parent: dir,
-                path: path.clone(),
-            });
+        if self.is_dir(parent) {
+            let (parent, path) = (self.dir(parent)?, path.clone());
+            return Ok(Slot { parent, path });
         }
-        let parent = self.resolve(path, Missing::Refuse)?;
-        let path = parent.join(name);
+        let canonical = match self.followed.get(parent) {
+            Some(canonical) => canonical.clone(),
+            None => self.resolve(path, missing)?,
+        };
         Ok(Slot {
-            parent: self.dir(&parent)?,
-            path,
+            parent: self.dir(canonical.as_bytes())?,
+            path: canonical.join(name),
         })
     }
 
     /// The record of a directory that exists at a canonical path other than the root.
-    pub(crate) fn record(&mut self, path: &RelPath) -> &mut Record {
-        self.records.entry(path.clone()).or_default()
+    pub(crate) fn record(&mut self, path: &RelPath) -> Result<&mut Record, Error> {
+        if !self.records.contains_key(path) {
+            self.keep_bytes(length(path.as_bytes()).saturating_add(RECORD))?;
+        }
+        Ok(self.records.entry(path.clone()).or_default())
+    }
+
+    /// Counts memory that is taken until the end. It is never given back, as a replaced directory
+    /// could: an archive that lives by that is not an honest one.
+    pub(crate) fn keep_bytes(&mut self, bytes: u64) -> Result<(), Error> {
+        self.counts.kept_bytes = self.counts.kept_bytes.saturating_add(bytes);
+        self.limits
+            .hold(LimitKind::KeptBytes, self.counts.kept_bytes)
     }
 
     /// Makes the directory, or keeps the one that is there.
@@ -113,25 +123,24 @@ impl<'a> Tree<'a> {
         let (name, path) = (slot.path.file_name(), slot.path.as_bytes());
         match slot.parent.make_dir(name) {
             Ok(()) => {
-                self.record(&slot.path);
-                return Ok(());
+                return self.record(&slot.path).map(drop);
             }
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(Error::io("create", path)(errno)),
         }
         let existing = slot.parent.stat(name).map_err(Error::io("examine", path))?;
         if existing.is_some_and(|stat| kind(&stat) == FileType::Directory) {
-            self.record(&slot.path);
-            return Ok(());
+            return self.record(&slot.path).map(drop);
         }
         // Whatever stood here hid what lower layers have of this name, and so does its successor.
+        self.followed.clear();
         slot.parent
             .unlink(name)
             .map_err(Error::io("replace", path))?;
         slot.parent
             .make_dir(name)
             .map_err(Error::io("create", path))?;
-        *self.record(&slot.path) = Record {
+        *self.record(&slot.path)? = Record {
             metadata: None,
             is_opaque: true,
             is_new: true,
@@ -142,6 +151,7 @@ impl<'a> Tree<'a> {
     /// Removes whatever has the name, a directory with all that is in it.
     pub(crate) fn clear(&mut self, slot: &Slot) -> Result<(), Error> {
         let name = slot.path.file_name();
+        self.followed.clear();
         slot.parent
             .remove_tree(name)
             .map_err(Error::io("replace", slot.path.as_bytes()))?;
@@ -152,12 +162,13 @@ impl<'a> Tree<'a> {
     }
 
     /// Makes a directory opaque at the end.
-    pub(crate) fn mark_opaque(&mut self, path: &RelPath) {
+    pub(crate) fn mark_opaque(&mut self, path: &RelPath) -> Result<(), Error> {
         if path.is_root() {
             self.root_is_opaque = true;
         } else {
-            self.record(path).is_opaque = true;
+            self.record(path)?.is_opaque = true;
         }
+        Ok(())
     }
 
     /// Ends the tree: the root, and all other directories.
@@ -165,25 +176,21 @@ impl<'a> Tree<'a> {
         (self.root, self.records)
     }
 
-    /// The open directory at `path`, if that is a canonical path of one.
-    fn cached(&mut self, path: &[u8]) -> Result<Option<Rc<Dir>>, Error> {
-        if path.is_empty() {
-            return Ok(Some(Rc::clone(&self.root)));
-        }
-        if let Some(dir) = self.open.get(path) {
-            return Ok(Some(Rc::clone(dir)));
-        }
-        match self.root.open_beneath(path) {
-            Ok(dir) => Ok(Some(self.keep(path, dir))),
-            // A parent that is missing, a link, or no directory.
-            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => Ok(None),
-            Err(errno) => Err(Error::io("open", path)(errno)),
-        }
+    /// Whether `path` is a canonical path of a directory of this tree: each of them has a record.
+    pub(super) fn is_dir(&self, path: &[u8]) -> bool {
+        path.is_empty() || self.records.contains_key(path)
     }
 
-    fn dir(&mut self, path: &RelPath) -> Result<Rc<Dir>, Error> {
-        let gone = || Error::io("open", path.as_bytes())(Errno::NOENT);
-        self.cached(path.as_bytes())?.ok_or_else(gone)
+    /// The open directory at `path`, a canonical path of one.
+    pub(super) fn dir(&mut self, path: &[u8]) -> Result<Rc<Dir>, Error> {
+        if path.is_empty() {
+            return Ok(Rc::clone(&self.root));
+        }
+        if let Some(dir) = self.open.get(path) {
+            return Ok(Rc::clone(dir));
+        }
+        let dir = self.root.open_beneath(path);
+        Ok(self.keep(path, dir.map_err(Error::io("open", path))?))
     }
 
     fn keep(&mut self, path: &[u8], dir: Dir) -> Rc<Dir> {
@@ -193,67 +200,6 @@ impl<'a> Tree<'a> {
         let dir = Rc::new(dir);
         self.open.insert(RelPath::canonical(path), Rc::clone(&dir));
         dir
-    }
-
-    /// The canonical path of the parent of `entry`.
-    ///
-    /// Links are resolved here, as text, the way the kernel would for a process that has the tree
-    /// as its root. A mistake in this could pick a wrong directory of the tree, but none outside:
-    /// what is returned is opened as a path without links.
-    fn resolve(&mut self, entry: &RelPath, missing: Missing) -> Result<RelPath, Error> {
-        let mut at = RelPath::default();
-        let mut ahead = Ahead::new(entry);
-        while let Some((component, by_link)) = ahead.next() {
-            if component == b".." {
-                at.pop();
-                continue;
-            }
-            let parent = self.dir(&at)?;
-            at.push(&component);
-            self.limits
-                .hold(LimitKind::PathBytes, crate::name::length(at.as_bytes()))?;
-            let stat = parent
-                .stat(&component)
-                .map_err(Error::io("examine", at.as_bytes()))?;
-            match stat.as_ref().map(kind) {
-                Some(FileType::Directory) => {}
-                Some(FileType::Symlink) => {
-                    let target = parent
-                        .read_link(&component)
-                        .map_err(Error::io("read the link", at.as_bytes()))?;
-                    ahead.follow(&at, &target, entry)?;
-                    if target.starts_with(b"/") {
-                        at = RelPath::default();
-                    } else {
-                        at.pop();
-                    }
-                }
-                Some(_) if !stat.as_ref().is_some_and(is_whiteout) => {
-                    return Err(Error::ParentNotDirectory {
-                        entry: entry.clone(),
-                        parent: at,
-                    });
-                }
-                _ if by_link => return Err(ahead.leads_nowhere(entry, LinkFault::Missing)),
-                _ if missing == Missing::Refuse => {
-                    let fault = LinkFault::Missing;
-                    let (target, entry) = (entry.clone(), entry.clone());
-                    return Err(Error::HardLink {
-                        entry,
-                        target,
-                        fault,
-                    });
-                }
-                _ => {
-                    self.count_entry()?;
-                    self.make_dir(&Slot {
-                        parent,
-                        path: at.clone(),
-                    })?;
-                }
-            }
-        }
-        Ok(at)
     }
 
     /// Forgets what was known of the directories beneath `path`, which have been removed.
@@ -286,64 +232,7 @@ pub(crate) fn kind(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
 }
 
-/// What to do about a parent that does not exist.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Missing {
-    Make,
-    Refuse,
-}
-
-/// The components of a path that are still to be walked, the next one last.
-struct Ahead {
-    components: Vec<(Vec<u8>, bool)>,
-    links: u32,
-    last_link: RelPath,
-}
-
-impl Ahead {
-    /// The parents of `entry`.
-    fn new(entry: &RelPath) -> Self {
-        let components = entry.components().rev().skip(1);
-        let components = components
-            .map(|component| (component.to_vec(), false))
-            .collect();
-        Self {
-            components,
-            links: 0,
-            last_link: RelPath::default(),
-        }
-    }
-
-    /// The next component, and whether it comes out of a link.
-    fn next(&mut self) -> Option<(Vec<u8>, bool)> {
-        self.components.pop()
-    }
-
-    /// Puts the components of `target`, which `link` holds, in front.
-    fn follow(&mut self, link: &RelPath, target: &[u8], entry: &RelPath) -> Result<(), Error> {
-        self.last_link = link.clone();
-        self.links = self.links.saturating_add(1);
-        if self.links > LINKS {
-            return Err(self.leads_nowhere(entry, LinkFault::Loop));
-        }
-        for component in target.rsplit(|&byte| byte == b'/') {
-            if !matches!(component, b"" | b".") {
-                self.components.push((component.to_vec(), true));
-            }
-        }
-        Ok(())
-    }
-
-    fn leads_nowhere(&self, entry: &RelPath, fault: LinkFault) -> Error {
-        Error::ParentLink {
-            entry: entry.clone(),
-            link: self.last_link.clone(),
-            fault,
-        }
-    }
-}
-
 /// Directories kept open per layer; several layers share the descriptors of a process.
 const OPEN_DIRECTORIES: usize = 32;
-/// As many links as the kernel follows in one path, `path_resolution(7)`.
-const LINKS: u32 = 40;
+/// What a directory takes beside its path: its record, and its share of the map and the allocator.
+const RECORD: u64 = 256;

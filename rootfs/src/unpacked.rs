@@ -118,6 +118,9 @@ pub(crate) struct Counts {
     pub(crate) entries: u64,
     pub(crate) file_bytes: u64,
     pub(crate) xattr_bytes: u64,
+    pub(crate) kept_bytes: u64,
+    /// Components of paths looked up one by one.
+    pub(crate) resolved: u64,
 }
 
 const KEPT: usize = 64;

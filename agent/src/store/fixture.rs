@@ -6,6 +6,7 @@ use policy::{
     Approved, Digest, Document, Evidence, Image, ImageRef, Layer, OCI_MANIFEST, Platform, Policy,
 };
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
 use super::{Store, StoredLayer};
@@ -81,6 +82,49 @@ impl Drop for Fixture {
     }
 }
 
+/// Runs `test`, which is the body of the test `name`, in a process of its own.
+///
+/// What it changes there, like the limit of open files, no other test sees.
+pub(crate) fn alone(name: &str, test: impl FnOnce()) {
+    if std::env::var_os(ALONE).is_some() {
+        return test();
+    }
+    let ran = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name])
+        .env(ALONE, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout);
+    let is_passed = ran.status.success() && said.contains("1 passed");
+    assert!(
+        is_passed,
+        "{said}{}",
+        String::from_utf8_lossy(&ran.stderr)
+    );
+}
+
+/// Runs `work` while this process, which has to be [`alone`], can open `left` more files.
+pub(crate) fn with_descriptors_left<T>(left: usize, work: impl FnOnce() -> T) -> T {
+    let limit = getrlimit(Resource::Nofile);
+    let few = Rlimit {
+        current: Some(256),
+        ..limit
+    };
+    setrlimit(Resource::Nofile, few).unwrap();
+    let mut held = Vec::new();
+    while let Ok(file) = std::fs::File::open("/dev/null") {
+        held.push(file);
+    }
+    held.truncate(held.len() - left);
+    let outcome = work();
+    drop(held);
+    setrlimit(Resource::Nofile, limit).unwrap();
+    outcome
+}
+
+/// Set in the process of a test that runs [`alone`].
+const ALONE: &str = "IMAGE_AGENT_TEST_ALONE";
+
 /// The names in a directory, sorted.
 pub(crate) fn list(path: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(path).unwrap();
@@ -143,7 +187,7 @@ pub(crate) fn fetch_layer(store: &Store, layer: &Approved<Layer>, tar: &[u8]) ->
     }
     let staging = store.stage().unwrap();
     let limits = rootfs::Limits::default();
-    let unpacked = rootfs::unpack(layer, tar, &staging, &limits).unwrap();
+    let unpacked = rootfs::unpack(layer, tar, &staging, &limits, &rootfs::Cancel::new()).unwrap();
     store.publish(layer, staging, unpacked).unwrap()
 }
 

@@ -29,6 +29,19 @@ impl Header {
         Self::fields(block).map_err(|fault| Error::Header { offset, fault })
     }
 
+    /// The numbers of a device, in the range that `mknod(2)` takes. It would cut larger ones, and
+    /// 4096:0 cut is 0:0, which an overlay takes for a whiteout.
+    pub(super) fn device(&self) -> Result<(u32, u32), HeaderFault> {
+        let held = |number: u32, most, place: &Place| match number {
+            number if number > most => Err(HeaderFault::Number { field: place.0 }),
+            number => Ok(number),
+        };
+        Ok((
+            held(self.major, MAJOR_MAX, &MAJOR)?,
+            held(self.minor, MINOR_MAX, &MINOR)?,
+        ))
+    }
+
     /// The type flag that the entry is to be read as. Before POSIX a directory was a file whose
     /// name ends in a slash, and GNU tar takes it for one still.
     pub(super) fn kind_flag(&self, name: &[u8], size: u64) -> u8 {
@@ -210,6 +223,10 @@ const MINOR: Place = ("devminor", 337..345);
 const PREFIX: Place = ("prefix", 345..500);
 const STAR_PREFIX: Place = ("prefix", 345..476);
 const STAR_TRAILER: Place = ("trailer", 508..512);
+/// Twelve bits, `MINORBITS` in Linux's `kdev_t.h` taken from 32.
+const MAJOR_MAX: u32 = 0xfff;
+/// Twenty bits, `MINORBITS`.
+const MINOR_MAX: u32 = 0xf_ffff;
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,9 @@
 //! Extended headers (POSIX.1-2017, `pax`, «pax Extended Header»).
 
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+
 use crate::entry::{Time, Xattr};
 use crate::error::{Error, PaxFault};
 use crate::name::{Name, length};
@@ -82,7 +86,7 @@ impl Extended {
                 .ok_or_else(malformed)
         } else if let Some(name) = key.strip_prefix(LIBARCHIVE_XATTR) {
             let name = percent_decoded(name).ok_or_else(malformed)?;
-            let value = base64_decoded(value).ok_or_else(malformed)?;
+            let value = BASE64.decode(value).ok().ok_or_else(malformed)?;
             self.xattr(name, value).ok_or_else(malformed)
         } else if let Some(name) = key.strip_prefix(GNU_SPARSE) {
             self.sparse
@@ -240,41 +244,14 @@ fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
     Some(decoded)
 }
 
-/// RFC 4648 base64; bsdtar leaves out the padding.
-fn base64_decoded(text: &[u8]) -> Option<Vec<u8>> {
-    let padding = text.iter().rev().take_while(|&&byte| byte == b'=').count();
-    let digits = text.get(..text.len().checked_sub(padding)?)?;
-    if padding > 2 || digits.len() % 4 == 1 {
-        return None;
-    }
-    let mut decoded = Vec::with_capacity(digits.len());
-    let (mut bits, mut held) = (0_u32, 0_u32);
-    for digit in digits {
-        bits = (bits << 6 | base64_digit(*digit)?) & 0xff_ffff;
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            decoded.push(u8::try_from(bits >> held & 0xff).ok()?);
-        }
-    }
-    Some(decoded)
-}
-
-fn base64_digit(digit: u8) -> Option<u32> {
-    let value = match digit {
-        b'A'..=b'Z' => digit - b'A',
-        b'a'..=b'z' => digit - b'a' + 26,
-        b'0'..=b'9' => digit - b'0' + 52,
-        b'+' => 62,
-        b'/' => 63,
-        _ => return None,
-    };
-    Some(u32::from(value))
-}
-
 const SCHILY_XATTR: &[u8] = b"SCHILY.xattr.";
 const LIBARCHIVE_XATTR: &[u8] = b"LIBARCHIVE.xattr.";
 const GNU_SPARSE: &[u8] = b"GNU.sparse.";
+/// RFC 4648; bsdtar leaves out the padding.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 #[cfg(test)]
 mod tests {

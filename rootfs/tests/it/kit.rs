@@ -9,7 +9,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use policy::{Approved, Digest, Document, Evidence, ImageRef, Layer, Policy};
-use rootfs::{Committed, Dir, Error, Limits, Notes, Staging, Unpacked, unpack};
+use rootfs::{Cancel, Committed, Dir, Error, Limits, Notes, Staging, Unpacked, unpack};
 
 /// An archive under construction.
 #[derive(Clone, Debug, Default)]
@@ -235,6 +235,7 @@ pub(crate) struct Scratch {
     root: tempfile::TempDir,
     work: Dir,
     pub(crate) limits: Limits,
+    pub(crate) cancel: Cancel,
 }
 
 impl Scratch {
@@ -252,6 +253,7 @@ impl Scratch {
             root,
             work,
             limits: Limits::default(),
+            cancel: Cancel::new(),
         }
     }
 
@@ -271,7 +273,13 @@ impl Scratch {
     ) -> Result<Tree, Error> {
         let before = self.listing();
         let staging = Staging::create(&self.work).unwrap();
-        let result = unpack(&blob.approved(), source, &staging, &self.limits);
+        let result = unpack(
+            &blob.approved(),
+            source,
+            &staging,
+            &self.limits,
+            &self.cancel,
+        );
         let result = result.map(|proof| self.publish(staging, proof));
         assert_eq!(
             self.listing(),

@@ -1,6 +1,7 @@
 //! Names of every length and byte, links in every direction, and entries that come twice.
 
-use rootfs::{Dir, Limits, Staging};
+use rootfs::{Cancel, Dir, Limits, Staging};
+use rustix::fs::{Mode, OFlags};
 
 use crate::kit::{Blob, Header, Scratch, Tar, Tree};
 
@@ -80,13 +81,22 @@ fn read_at_the_bottom(archive: Vec<u8>) -> String {
     let staging = Staging::create(&work).unwrap();
     let blob = Blob::plain(archive);
     let source = blob.bytes.as_slice();
-    let proof = rootfs::unpack(&blob.approved(), source, &staging, &Limits::default()).unwrap();
+    let proof = rootfs::unpack(
+        &blob.approved(),
+        source,
+        &staging,
+        &Limits::default(),
+        &Cancel::new(),
+    )
+    .unwrap();
     staging.commit(proof, &work, "layer").unwrap();
     let mut at = work.open_dir("layer").unwrap();
     for _ in 0..15 {
         at = at.open_dir("c".repeat(255)).unwrap();
     }
-    let content = std::io::read_to_string(at.open_file("c".repeat(255)).unwrap()).unwrap();
+    let (read, mode) = (OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let file = rustix::fs::openat(&at, "c".repeat(255), read, mode).unwrap();
+    let content = std::io::read_to_string(std::fs::File::from(file)).unwrap();
     work.remove_all("layer").unwrap();
     content
 }

@@ -178,7 +178,7 @@ fn aufs_bookkeeping_is_skipped() {
 /// The overlay mount itself, as the judge of all the above.
 #[test]
 fn an_overlay_mount_shows_one_tree_unpacked_in_order() {
-    use rootfs::{Dir, Limits, Staging, unpack};
+    use rootfs::{Cancel, Dir, Limits, Staging, unpack};
     use std::collections::BTreeSet;
 
     let scratch = tempfile::tempdir().unwrap();
@@ -213,6 +213,7 @@ fn an_overlay_mount_shows_one_tree_unpacked_in_order() {
             blob.bytes.as_slice(),
             &staging,
             &Limits::default(),
+            &Cancel::new(),
         )
         .unwrap();
         staging.commit(proof, &work, name).unwrap();
