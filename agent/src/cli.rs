@@ -84,7 +84,7 @@ struct ConfigArgs {
     config: Option<PathBuf>,
 }
 
-/// The command line under the name that kata-agent starts.
+/// Serves kata-agent's image pulls over ttrpc: image-agent under the name that kata-agent starts.
 #[derive(Debug, Parser)]
 #[command(name = "confidential-data-hub", version)]
 struct HubCommandLine {
@@ -131,7 +131,7 @@ fn run_serve(arguments: &ConfigArgs, broken: OnMisconfiguration) -> Exit {
     match serve(arguments.config.as_deref(), broken) {
         Ok(()) => Exit::Done,
         Err(error) => {
-            report::complain(&chain(&error));
+            report::complain(&about_file(arguments.config.as_deref(), &error));
             match error {
                 ServeError::Config(_) | ServeError::Client(_) => Exit::Misconfigured,
                 _ => Exit::Failed,
@@ -143,16 +143,24 @@ fn run_serve(arguments: &ConfigArgs, broken: OnMisconfiguration) -> Exit {
 fn check(file: &Path) -> Exit {
     match Config::load(Some(file), &Environment::from_process()) {
         Ok((config, warnings)) => {
-            report::print(&config.effective_toml());
             for warning in warnings {
                 report::complain(&format!("warning: {warning}"));
             }
-            Exit::Done
+            report::print(&config.effective_toml(), Exit::Done)
         }
         Err(error) => {
-            report::complain(&chain(&error));
+            report::complain(&about_file(Some(file), &error));
             Exit::Misconfigured
         }
+    }
+}
+
+/// An error with all its causes, and with the configuration's name if no cause has it.
+fn about_file(file: Option<&Path>, error: &(dyn std::error::Error + 'static)) -> String {
+    let text = chain(error);
+    match file.map(|file| file.display().to_string()) {
+        Some(name) if !text.contains(&name) => format!("{name}: {text}"),
+        _ => text,
     }
 }
 

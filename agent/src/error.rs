@@ -117,6 +117,10 @@ pub enum Error {
     #[error("internal error: the pull panicked; the log of the guest has the place")]
     Panicked,
 
+    /// A signal ended the pull of the command line.
+    #[error("interrupted by a signal; nothing is left but layers that were complete")]
+    Interrupted,
+
     /// The daemon ends, or the caller has gone.
     #[error("cancelled: the daemon is ending")]
     ShuttingDown,

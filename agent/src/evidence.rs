@@ -81,11 +81,18 @@ async fn payloads(
     let mut fetched = BTreeMap::new();
     let mut budget = MAX_PAYLOADS_BYTES;
     for (digest, attachment) in distinct {
+        // Every attachment keeps a copy, so every one counts.
+        let copies = attachments
+            .iter()
+            .filter(|other| other.digest() == digest)
+            .count();
+        let copies = u64::try_from(copies).unwrap_or(u64::MAX);
         let payload = source
-            .small_blob(attachment, budget.min(MAX_PAYLOAD_BYTES))
+            .small_blob(attachment, (budget / copies).min(MAX_PAYLOAD_BYTES))
             .await;
         if let Ok(bytes) = &payload {
-            budget = budget.saturating_sub(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+            let kept = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+            budget = budget.saturating_sub(kept.saturating_mul(copies));
         }
         fetched.insert(*digest, payload.map_err(|error| chain(&error)));
     }

@@ -6,6 +6,8 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use kbs_client::Secret;
@@ -13,6 +15,7 @@ use policy::{
     Approved, Decision, Denied, Digest, Document, Image, ImageRef, Layer, Manifest, Policy,
 };
 use policy::{MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Platform, Unverified};
+use rootfs::Cancel;
 use serde::Serialize;
 use tracing::{debug, info, warn};
 
@@ -23,7 +26,7 @@ use crate::error::Error;
 use crate::progress::{Listener, Progress};
 use crate::record::Record;
 use crate::registries::Registries;
-use crate::registry::{Registry, Source, blob_channel};
+use crate::registry::{Registry, RegistryError, Source, blob_channel};
 use crate::resources::Resources;
 use crate::store::{Store, StoredLayer};
 use crate::{credentials, evidence};
@@ -106,9 +109,17 @@ impl Agent {
 
     /// Decides whether `image` may run, and unpacks nothing.
     pub async fn verify(&self, image: &str) -> Result<Record, Error> {
-        let reference = ImageRef::parse_edge(image).map_err(Error::Reference)?;
-        let (_source, manifest) = self.approve(&reference, &Listener::silent()).await?;
-        Ok(self.record(manifest.decision()))
+        let limit = self.config.image_agent.timeouts.total;
+        let seconds = limit.as_secs();
+        let verifying = async {
+            let reference = ImageRef::parse_edge(image).map_err(Error::Reference)?;
+            let (source, manifest) = self.approve(&reference, &Listener::silent()).await?;
+            let image = self.with_config(&source, manifest).await?;
+            Ok(self.record(image.decision()))
+        };
+        tokio::time::timeout(limit, verifying)
+            .await
+            .unwrap_or(Err(Error::Deadline { seconds }))
     }
 
     /// Cleans up after a process that was killed: half-made bundles and half-unpacked layers.
@@ -283,7 +294,8 @@ impl Agent {
         listener: &Listener,
     ) -> Result<StoredLayer, Error> {
         let digest = *layer.blob().digest();
-        if let Some(stored) = store.layer(&layer).map_err(Error::Store)? {
+        let (layer, stored) = look_up(store.clone(), layer).await;
+        if let Some(stored) = stored? {
             listener.tell(Progress::LayerReady(&digest));
             return Ok(stored);
         }
@@ -293,13 +305,13 @@ impl Agent {
         let received = |count| listener.tell(Progress::LayerReceived(&digest, count));
         let fetching = source.blob(&descriptor, sender, received);
         let unpacking = self.unpack(store.clone(), layer, reader);
-        let (fetched, unpacked) = tokio::join!(fetching, unpacking);
-        // A fetch that failed is the cause; that the unpacker then saw half a blob is not.
-        fetched.map_err(|source| Error::Fetch {
-            layer: digest,
-            source,
-        })?;
-        let stored = unpacked?;
+        let stored = match fetch_and_unpack(fetching, unpacking).await {
+            (Err(source), _) => Err(Error::Fetch {
+                layer: digest,
+                source,
+            }),
+            (Ok(()), unpacked) => unpacked,
+        }?;
         listener.tell(Progress::LayerReady(&digest));
         Ok(stored)
     }
@@ -311,9 +323,13 @@ impl Agent {
         blob: crate::registry::BlobReader,
     ) -> Result<StoredLayer, Error> {
         let limits = self.config.image_agent.limits.clone();
+        let cancel = Arc::new(Cancel::new());
+        // Dropping this future must end the work at its next entry, not at its next wait for bytes.
+        let _cancelled_when_dropped = CancelOnDrop(Arc::clone(&cancel));
         blocking(move || {
             let staging = store.stage().map_err(Error::Store)?;
-            let unpacked = rootfs::unpack(&layer, blob, &staging, &limits).map_err(|source| {
+            let unpacked = rootfs::unpack(&layer, blob, &staging, &limits, &cancel);
+            let unpacked = unpacked.map_err(|source| {
                 let layer = *layer.blob().digest();
                 Error::Unpack {
                     layer,
@@ -353,6 +369,52 @@ impl Agent {
             bundle,
             decision: record,
         })
+    }
+}
+
+/// The layer in the store, off the async threads: the store waits for locks.
+async fn look_up(
+    store: Store,
+    layer: Approved<Layer>,
+) -> (Approved<Layer>, Result<Option<StoredLayer>, Error>) {
+    blocking(move || {
+        let stored = store.layer(&layer).map_err(Error::Store);
+        (layer, stored)
+    })
+    .await
+}
+
+/// Runs both ends of a layer's pipe and returns what is to be told.
+///
+/// A fetch that failed is the cause, and that the unpacker then saw half a blob is not. But an
+/// unpacker that refuses what it has seen ends the fetch, however long that would go on.
+async fn fetch_and_unpack<T>(
+    fetching: impl Future<Output = Result<(), RegistryError>>,
+    unpacking: impl Future<Output = Result<T, Error>>,
+) -> (Result<(), RegistryError>, Result<T, Error>) {
+    let (mut fetching, mut unpacking) = (pin!(fetching), pin!(unpacking));
+    tokio::select! {
+        fetched = &mut fetching => {
+            let unpacked = unpacking.await;
+            (fetched, unpacked)
+        }
+        unpacked = &mut unpacking => {
+            let is_short_of_bytes = matches!(
+                &unpacked,
+                Err(Error::Unpack { source, .. }) if matches!(**source, rootfs::Error::Read(_))
+            );
+            let fetched = if is_short_of_bytes { fetching.await } else { Ok(()) };
+            (fetched, unpacked)
+        }
+    }
+}
+
+/// Cancels an unpacking whose pull has gone.
+struct CancelOnDrop(Arc<Cancel>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.request();
     }
 }
 

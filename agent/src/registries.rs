@@ -89,6 +89,23 @@ impl Registries {
             .collect()
     }
 
+    /// The hosts that plain http may be spoken to, `host[:port]`: those that an `insecure` entry
+    /// or mirror leads to.
+    pub(crate) fn plain_hosts(&self) -> Vec<String> {
+        let host = |place: &str| place.split('/').next().unwrap_or_default().to_owned();
+        let primaries = self.entries.iter().filter(|entry| entry.insecure);
+        let primaries = primaries.filter_map(|entry| match (&entry.location, &entry.prefix) {
+            (Some(location), _) => Some(host(location)),
+            (None, Prefix::Namespace(prefix)) => Some(host(prefix)),
+            (None, Prefix::Subdomains(_)) => None,
+        });
+        let mirrors = self.entries.iter().flat_map(|entry| &entry.mirrors);
+        let mirrors = mirrors.filter(|mirror| mirror.insecure);
+        primaries
+            .chain(mirrors.map(|mirror| host(&mirror.location)))
+            .collect()
+    }
+
     pub(crate) fn entries(&self) -> &[Entry] {
         &self.entries
     }

@@ -76,6 +76,8 @@ impl Registry {
             http,
             base,
             endpoint,
+            asked: reference.repository().to_owned(),
+            plain_hosts: registries.plain_hosts(),
             credentials,
             authorization: Mutex::new(None),
         })
@@ -135,6 +137,10 @@ pub(crate) struct Source {
     http: Http,
     base: Url,
     endpoint: Endpoint,
+    /// The repository as the caller named it: what errors name, since where the configuration
+    /// leads from there may be the owner's secret.
+    asked: String,
+    plain_hosts: Vec<String>,
     credentials: Option<BasicCredentials>,
     authorization: Mutex<Option<HeaderValue>>,
 }
@@ -146,7 +152,7 @@ impl Source {
         selector: &str,
         limit: usize,
     ) -> Result<Served, RegistryError> {
-        let wanted = Wanted::manifest(&self.endpoint.host, &self.endpoint.repository, selector);
+        let wanted = Wanted::manifest(&self.endpoint.host, &self.asked, selector);
         let answer = self
             .get_small("manifests", selector, Some(ACCEPTED), wanted, limit)
             .await?;
@@ -164,7 +170,7 @@ impl Source {
         limit: u64,
     ) -> Result<Vec<u8>, RegistryError> {
         let digest = descriptor.digest().to_string();
-        let wanted = Wanted::blob(&self.endpoint.host, &self.endpoint.repository, &digest);
+        let wanted = Wanted::blob(&self.endpoint.host, &self.asked, &digest);
         let size = descriptor.size();
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         if usize::try_from(size).map_or(true, |size| size > limit) {
@@ -204,7 +210,7 @@ impl Source {
         mut progress: impl FnMut(u64),
     ) -> Result<(), RegistryError> {
         let digest = descriptor.digest().to_string();
-        let wanted = Wanted::blob(&self.endpoint.host, &self.endpoint.repository, &digest);
+        let wanted = Wanted::blob(&self.endpoint.host, &self.asked, &digest);
         let mut response = self.open_blob(&digest, &wanted).await?;
         if let Some(found) = response.content_length()
             && found != descriptor.size()
@@ -238,6 +244,7 @@ impl Source {
             wanted: wanted.clone(),
             accept: None,
             authorization: authorization.as_ref(),
+            plain_hosts: &self.plain_hosts,
         };
         let mut response = self.http.get(&request).await?;
         let renewed;
@@ -271,6 +278,7 @@ impl Source {
             wanted,
             accept,
             authorization: authorization.as_ref(),
+            plain_hosts: &self.plain_hosts,
         };
         let mut answer = self.http.get_small(&request, limit).await?;
         let renewed;

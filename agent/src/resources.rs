@@ -85,6 +85,13 @@ pub enum ResourceError {
     },
 }
 
+impl ResourceError {
+    /// Whether the same request may succeed later without anybody changing anything.
+    pub(crate) fn is_transient(&self) -> bool {
+        matches!(self, Self::Kbs { source, .. } if source.is_transient())
+    }
+}
+
 impl Resources {
     /// Resources as `config` says; nothing is connected or read yet.
     pub(crate) fn new(config: &Config) -> Result<Self, kbs_client::ConfigError> {
@@ -178,11 +185,11 @@ async fn read_file(location: &str, path: PathBuf) -> Result<Secret, ResourceErro
     let reading = blocking(move || {
         let mut bytes = Zeroizing::new(Vec::new());
         let limit = u64::try_from(MAX_RESOURCE).unwrap_or(u64::MAX);
-        // A fifo or device under a resource's name must not hang a pull.
-        let file = std::fs::File::open(&path)?;
-        if !file.metadata()?.is_file() {
+        // Looked at before it is opened: opening a fifo waits for its writer.
+        if !std::fs::metadata(&path)?.is_file() {
             return Err(std::io::Error::other("not a regular file"));
         }
+        let file = std::fs::File::open(&path)?;
         file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
         Ok(bytes)
     });
@@ -262,9 +269,20 @@ mod tests {
                 ..
             })
         ));
-        assert!(matches!(
-            offline().fetch(folder.path().to_str().unwrap()).await,
-            Err(ResourceError::File { .. })
-        ));
+        let fifo = folder.path().join("fifo");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .unwrap();
+        for path in [folder.path(), fifo.as_path()] {
+            assert!(matches!(
+                offline().fetch(path.to_str().unwrap()).await,
+                Err(ResourceError::File { .. })
+            ));
+        }
     }
 }

@@ -10,12 +10,12 @@ use tokio::task::JoinHandle;
 use tracing::{error, info};
 use ttrpc::r#async::{Service, TtrpcContext};
 
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::generated::api::{ImagePullRequest, ImagePullResponse};
 use crate::generated::api_ttrpc::{ImagePullService, create_image_pull_service};
 use crate::progress::Listener;
 use crate::pull::{Agent, Pulled};
-use crate::status;
+use crate::status::{self, printable};
 
 /// What stands behind the socket.
 #[derive(Debug)]
@@ -65,7 +65,11 @@ impl ImagePullService for PullService {
                 Ok(response)
             }
             Err(failure) => {
-                error!(%image, error = %status::for_the_log(&failure), "pull failed");
+                error!(
+                    image = printable(&image, MAX_LOGGED),
+                    error = printable(&chain(&failure), MAX_LOGGED_ERROR),
+                    "pull failed"
+                );
                 let status = status::for_the_caller(&image, &failure, verbose);
                 Err(ttrpc::Error::RpcStatus(status))
             }
@@ -79,7 +83,11 @@ async fn pull(
     deadline: Option<Duration>,
 ) -> Result<Pulled, Error> {
     let bundle = Path::new(&request.bundle_path);
-    info!(image = %request.image_url, bundle = %bundle.display(), "pull asked for");
+    info!(
+        image = printable(&request.image_url, MAX_LOGGED),
+        bundle = printable(&request.bundle_path, MAX_LOGGED),
+        "pull asked for"
+    );
     let listener = Listener::silent();
     let pulling = agent.pull(&request.image_url, bundle, &listener);
     match deadline {
@@ -107,6 +115,8 @@ struct AbortOnDrop(JoinHandle<Result<Pulled, Error>>);
 impl AbortOnDrop {
     async fn finished_unless(self, mut ending: watch::Receiver<bool>) -> Result<Pulled, Error> {
         tokio::select! {
+            biased;
+            // A pull that is done is told as done, also at the last moment.
             result = self.finished() => result,
             // A sender that is gone has ended, too.
             _ = ending.wait_for(|end| *end) => Err(Error::ShuttingDown),
@@ -127,6 +137,11 @@ impl Drop for AbortOnDrop {
         self.0.abort();
     }
 }
+
+/// Characters of a name in the log; the names come from the host.
+const MAX_LOGGED: usize = 512;
+/// Characters of an error in the log.
+const MAX_LOGGED_ERROR: usize = 8192;
 
 #[cfg(test)]
 mod tests {

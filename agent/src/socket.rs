@@ -52,9 +52,8 @@ pub(crate) fn bind(path: &Path) -> Result<(UnixListener, SocketFile), SocketErro
     refuse_unless_stale(path)?;
     // Bound under another name, made private, then renamed: nobody can dial it too early, and
     // whoever waits for the path to appear finds it complete.
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(format!(".{}", std::process::id()));
-    let aside = PathBuf::from(aside);
+    // The other name is no longer than usual ones: the kernel takes 107 bytes of path.
+    let aside = path.with_file_name(format!(".{:x}", std::process::id()));
     remove_if_present(&aside).map_err(failed(&aside))?;
     let listener = UnixListener::bind(&aside).map_err(failed(&aside))?;
     let published = std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o600))

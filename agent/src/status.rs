@@ -18,11 +18,7 @@ use crate::store::StoreError;
 pub(crate) fn for_the_caller(image: &str, error: &Error, verbose: bool) -> Status {
     let verdict = Verdict::of(error);
     // The name is the caller's own; it is cut so that it cannot fill the answer.
-    let image: String = image
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(MAX_IMAGE_NAME)
-        .collect();
+    let image = printable(image, MAX_IMAGE_NAME);
     let mut text = format!(
         "Failed to pull image {image}: {}: {}",
         verdict.stage, verdict.cause
@@ -48,11 +44,6 @@ pub(crate) fn misconfigured(text: &str) -> Status {
     get_status(Code::FAILED_PRECONDITION, text)
 }
 
-/// The whole story, for the guest's own log.
-pub(crate) fn for_the_log(error: &Error) -> String {
-    chain(error)
-}
-
 /// An error in words from closed lists, with facts that the host knows anyway.
 #[derive(Debug)]
 struct Verdict {
@@ -73,10 +64,8 @@ fn verdict(code: Code, stage: &'static str, cause: &'static str) -> Verdict {
 
 impl Verdict {
     fn with(self, facts: String) -> Self {
-        Self {
-            facts: Some(facts),
-            ..self
-        }
+        let facts = Some(printable(&facts, MAX_FACTS));
+        Self { facts, ..self }
     }
 
     fn of(error: &Error) -> Self {
@@ -138,7 +127,9 @@ impl Verdict {
                     .with(format!("{seconds} s"))
             }
             Error::Panicked => verdict(Code::INTERNAL, "pull", "internal error"),
-            Error::ShuttingDown => verdict(Code::UNAVAILABLE, "pull", "the daemon is ending"),
+            Error::ShuttingDown | Error::Interrupted => {
+                verdict(Code::UNAVAILABLE, "pull", "the daemon is ending")
+            }
         }
     }
 
@@ -286,6 +277,7 @@ fn of_unpack(error: &rootfs::Error) -> Verdict {
         E::Inflate { .. } | E::TrailingGarbage { .. } => {
             verdict(Code::DATA_LOSS, stage, "damaged blob")
         }
+        E::Cancelled => verdict(Code::UNAVAILABLE, stage, "cancelled"),
         E::Read(_) => verdict(Code::UNAVAILABLE, stage, "the fetch stopped"),
         E::Io { .. } | E::Thread { .. } | E::StagingUsed | E::ForeignProof => {
             verdict(Code::INTERNAL, stage, "the guest cannot write the layer")
@@ -353,6 +345,18 @@ fn of_bundle(stage: &'static str, error: &BundleError) -> Verdict {
     }
 }
 
+/// Text of others, short and on one line: it can neither fill an answer nor forge a line.
+pub(crate) fn printable(text: &str, limit: usize) -> String {
+    let (head, cut) = match text.char_indices().nth(limit) {
+        Some((end, _)) => (text.get(..end).unwrap_or_default(), "..."),
+        None => (text, ""),
+    };
+    let safe = |c: char| if c.is_control() { ' ' } else { c };
+    head.chars().map(safe).chain(cut.chars()).collect()
+}
+
+/// Facts are digests, hosts, sizes and counts.
+const MAX_FACTS: usize = 1024;
 const MAX_IMAGE_NAME: usize = 512;
 
 #[cfg(test)]

@@ -753,6 +753,21 @@ async fn no_archive_reaches_outside_its_root() {
     assert_eq!(delivered, DELIVERED_INSIDE);
 }
 
+/// Whoever sits on plain http must not learn, by a redirect, what only the guest can reach.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_into_the_guest_is_not_followed() {
+    let registry = Hostile::start().await;
+    let inside = Hostile::start().await;
+    let reference = registry.push("app:1", &Image::small("redirected"));
+    let secret = format!("http://{}/cdh/resource/default/key/1", inside.host());
+    registry.arm("/manifests/", Fault::Redirect(secret));
+    let guest = trusting_guest(&registry.host());
+    let daemon = guest.start().await;
+    let refusal = daemon.refuses(&reference, &guest.bundle("c1")).await;
+    assert!(refusal.message.contains("redirect refused"), "{refusal:?}");
+    assert_eq!(inside.requests(), Vec::<String>::new());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_but_steady_registry_is_waited_for() {
     let registry = Hostile::start().await;

@@ -289,6 +289,30 @@ async fn a_registry_over_https_is_trusted_by_its_extra_root() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_wants_a_token_is_given_an_anonymous_one() {
+    let registry = Hostile::start().await;
+    let image = Image::small("token");
+    let reference = registry.push("app:1", &image);
+    let realm = format!("http://{}/token", registry.host());
+    let challenge = format!("Bearer realm=\"{realm}\",service=\"registry\"");
+    registry.arm_times("/manifests/", kit::hostile::Fault::Challenge(challenge), 1);
+    let token = r#"{"token":"anonymous"}"#;
+    registry.arm("/token", kit::hostile::Fault::Bytes(token.into()));
+    let guest = trusting_guest(&registry.host());
+    let daemon = guest.start().await;
+    assert_eq!(
+        daemon.delivers(&reference, &guest.bundle("c1")).await,
+        image.digest()
+    );
+    let asked = registry.requests();
+    let tokens = asked
+        .iter()
+        .filter(|request| *request == "GET /token")
+        .count();
+    assert_eq!(tokens, 1, "one token serves the whole pull: {asked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_blob_behind_a_redirect_is_delivered() {
     let registry = Hostile::start().await;
     let elsewhere = Hostile::start().await;
@@ -300,7 +324,8 @@ async fn a_blob_behind_a_redirect_is_delivered() {
         let target = format!("http://{}{path}", elsewhere.host());
         registry.arm(&path, kit::hostile::Fault::Redirect(target));
     }
-    let guest = trusting_guest(&registry.host());
+    let mut guest = trusting_guest(&registry.host());
+    guest.settings = guest.settings.clone().insecure_registry(&elsewhere.host());
     let daemon = guest.start().await;
     assert_eq!(
         daemon.delivers(&reference, &guest.bundle("c1")).await,

@@ -6,9 +6,8 @@ use std::time::Duration;
 use clap::Args;
 use ttrpc::context;
 
-use super::{ConfigArgs, Exit, report};
+use super::{ConfigArgs, Exit, about_file, report};
 use crate::config::{Config, Environment};
-use crate::error::chain;
 use crate::generated::api::ImagePullRequest;
 use crate::generated::api_ttrpc::ImagePullServiceClient;
 
@@ -21,7 +20,7 @@ pub(super) struct CallArgs {
     /// The daemon's socket; without it the configuration says
     #[arg(short, long, value_name = "PATH", conflicts_with = "config")]
     socket: Option<PathBuf>,
-    /// Give up after this many seconds
+    /// Give up after this many seconds; 0 waits for ever
     #[arg(long, value_name = "SECONDS", default_value_t = 1200)]
     timeout: u32,
     #[command(flatten)]
@@ -37,7 +36,7 @@ pub(super) fn call(arguments: &CallArgs) -> Exit {
     let socket = match socket {
         Ok(socket) => socket,
         Err(error) => {
-            report::complain(&chain(&error));
+            report::complain(&about_file(file, &error));
             return Exit::Misconfigured;
         }
     };
@@ -53,20 +52,21 @@ pub(super) fn call(arguments: &CallArgs) -> Exit {
     };
     let address = format!("unix://{}", socket.display());
     match runtime.block_on(pull(&address, arguments)) {
-        Ok(digest) => {
-            report::print(&digest);
-            Exit::Done
-        }
+        Ok(digest) => report::print(&digest, Exit::Done),
         Err(ttrpc::Error::RpcStatus(status)) => {
             report::complain(&format!("{:?}: {}", status.code(), status.message()));
-            if status.code() == ttrpc::Code::PERMISSION_DENIED {
-                Exit::Denied
-            } else {
-                Exit::Failed
+            match status.code() {
+                ttrpc::Code::PERMISSION_DENIED => Exit::Denied,
+                ttrpc::Code::FAILED_PRECONDITION => Exit::Misconfigured,
+                ttrpc::Code::INVALID_ARGUMENT => Exit::Usage,
+                _ => Exit::Failed,
             }
         }
         Err(error) => {
-            report::complain(&format!("{address}: {error}"));
+            report::complain(&format!(
+                "{}: no answer from a daemon ({error}); `image-agent serve` starts one",
+                socket.display()
+            ));
             Exit::Failed
         }
     }

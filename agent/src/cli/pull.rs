@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use clap::Args;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use policy::Digest;
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
-use super::{ConfigArgs, Exit, report};
+use super::{ConfigArgs, Exit, about_file, report};
 use crate::config::{Config, Environment};
 use crate::error::{Error, chain};
 use crate::logging;
@@ -44,7 +46,7 @@ pub(super) struct VerifyArgs {
 
 /// Runs `image-agent pull`.
 pub(super) fn pull(arguments: &PullArgs) -> Exit {
-    with_agent(&arguments.config, async |agent| {
+    with_agent(&arguments.config, arguments.json, async |agent| {
         let bundle = match std::path::absolute(&arguments.bundle) {
             Ok(path) => path,
             Err(error) => {
@@ -54,52 +56,64 @@ pub(super) fn pull(arguments: &PullArgs) -> Exit {
         };
         agent.recover().await;
         let listener = bars();
-        let pulling = agent.pull(&arguments.image, &bundle, &listener);
         let result = tokio::select! {
-            result = pulling => result,
+            result = agent.pull(&arguments.image, &bundle, &listener) => result,
             // Dropping the pull takes down what it had begun.
-            _ = tokio::signal::ctrl_c() => Err(Error::ShuttingDown),
+            () = interrupted() => Err(Error::Interrupted),
         };
         match result {
-            Ok(pulled) if arguments.json => {
-                report::print_json(&pulled);
-                Exit::Done
-            }
-            Ok(pulled) => {
-                report::print(&pulled.manifest_digest.to_string());
-                Exit::Done
-            }
-            Err(error) => refuse(&error, arguments.json),
+            Ok(pulled) if arguments.json => report::print_json(&pulled, Exit::Done),
+            Ok(pulled) => report::print(&pulled.manifest_digest.to_string(), Exit::Done),
+            Err(error) => refuse("Failed to pull image", &error, arguments.json),
         }
     })
 }
 
 /// Runs `image-agent verify`.
 pub(super) fn verify(arguments: &VerifyArgs) -> Exit {
-    with_agent(&arguments.config, async |agent| {
-        match agent.verify(&arguments.image).await {
-            Ok(record) if arguments.json => {
-                report::print_json(&record);
-                Exit::Done
-            }
-            Ok(record) => {
-                report::print(&record.to_string());
-                Exit::Done
-            }
-            Err(error) => refuse(&error, arguments.json),
-        }
+    with_agent(&arguments.config, arguments.json, async |agent| match agent
+        .verify(&arguments.image)
+        .await
+    {
+        Ok(record) if arguments.json => report::print_json(&record, Exit::Done),
+        Ok(record) => report::print(&record.to_string(), Exit::Done),
+        Err(error) => refuse("not verified", &error, arguments.json),
     })
 }
 
-fn with_agent(arguments: &ConfigArgs, run: impl AsyncFnOnce(&Agent) -> Exit) -> Exit {
-    let environment = Environment::from_process();
-    let loaded = Config::load(arguments.config.as_deref(), &environment);
-    let (config, warnings) = match loaded {
-        Ok(loaded) => loaded,
-        Err(error) => {
-            report::complain(&chain(&error));
-            return Exit::Misconfigured;
+/// SIGINT, SIGTERM or a closed terminal.
+async fn interrupted() {
+    let wait = async |kind| match signal(kind) {
+        Ok(mut signal) => {
+            signal.recv().await;
         }
+        // Then the signal's default action ends us.
+        Err(_no_handler) => std::future::pending().await,
+    };
+    tokio::select! {
+        () = wait(SignalKind::interrupt()) => {}
+        () = wait(SignalKind::terminate()) => {}
+        () = wait(SignalKind::hangup()) => {}
+    }
+}
+
+fn with_agent(
+    arguments: &ConfigArgs,
+    as_json: bool,
+    run: impl AsyncFnOnce(&Agent) -> Exit,
+) -> Exit {
+    let environment = Environment::from_process();
+    let misconfigured = |error: &(dyn std::error::Error + 'static)| {
+        let text = about_file(arguments.config.as_deref(), error);
+        report::complain(&text);
+        if as_json {
+            return report::print_json(&json!({ "error": text }), Exit::Misconfigured);
+        }
+        Exit::Misconfigured
+    };
+    let (config, warnings) = match Config::load(arguments.config.as_deref(), &environment) {
+        Ok(loaded) => loaded,
+        Err(error) => return misconfigured(&error),
     };
     logging::start("warn", &environment);
     for warning in warnings {
@@ -107,16 +121,18 @@ fn with_agent(arguments: &ConfigArgs, run: impl AsyncFnOnce(&Agent) -> Exit) -> 
     }
     let agent = match Agent::new(config) {
         Ok(agent) => agent,
-        Err(error) => {
-            report::complain(&chain(&error));
-            return Exit::Misconfigured;
-        }
+        Err(error) => return misconfigured(&error),
     };
     match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
     {
-        Ok(runtime) => runtime.block_on(run(&agent)),
+        Ok(runtime) => {
+            let exit = runtime.block_on(run(&agent));
+            // Cancelled work erases what it had staged; work that hangs is not waited for.
+            runtime.shutdown_timeout(CLEAN_UP);
+            exit
+        }
         Err(error) => {
             report::complain(&format!("starting the runtime: {error}"));
             Exit::Failed
@@ -124,18 +140,24 @@ fn with_agent(arguments: &ConfigArgs, run: impl AsyncFnOnce(&Agent) -> Exit) -> 
     }
 }
 
-/// Says why there is no bundle, and with which code the process ends.
-fn refuse(error: &Error, as_json: bool) -> Exit {
+/// Says why, and with which code the process ends.
+fn refuse(what: &str, error: &Error, as_json: bool) -> Exit {
     let exit = match error {
         Error::Denied { .. } => Exit::Denied,
-        Error::NoPolicy { .. } | Error::Policy(_) | Error::Registries(_) => Exit::Misconfigured,
+        Error::Resource { source, .. } if source.is_transient() => Exit::Failed,
+        Error::NoPolicy { .. }
+        | Error::Policy(_)
+        | Error::Registries(_)
+        | Error::Resource { .. }
+        | Error::Open(_) => Exit::Misconfigured,
         Error::Reference(_) | Error::BundlePath(_) => Exit::Usage,
         _ => Exit::Failed,
     };
+    report::complain(&format!("{what}: {}", chain(error)));
     if as_json {
-        report::print_json(&json!({ "error": chain(error), "decision": error.record() }));
+        let answer = json!({ "error": chain(error), "decision": error.record() });
+        return report::print_json(&answer, exit);
     }
-    report::complain(&format!("Failed to pull image: {}", chain(error)));
     exit
 }
 
@@ -176,3 +198,5 @@ fn style() -> ProgressStyle {
     let template = "{msg} {bar:32} {bytes:>10} / {total_bytes:10} {bytes_per_sec}";
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
+
+const CLEAN_UP: Duration = Duration::from_secs(10);

@@ -221,7 +221,14 @@ fn innermost(error: &reqwest::Error) -> String {
     while let Some(next) = cause.source() {
         cause = next;
     }
-    cause.to_string()
+    let text = cause.to_string();
+    // What rustls says to an answer in plain http; the type is buried in the client's error.
+    if text.contains("InvalidContentType") {
+        return "it does not speak TLS; where plain http is meant, set insecure = true for it in \
+                [[image.registry_config.registry]]"
+            .to_owned();
+    }
+    text
 }
 
 /// What a registry says of its error: one line, printable, short.

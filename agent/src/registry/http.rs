@@ -44,6 +44,8 @@ pub(crate) struct Request<'a> {
     pub(crate) accept: Option<&'static str>,
     /// Value of the `Authorization` header, for the host of `url` alone.
     pub(crate) authorization: Option<&'a HeaderValue>,
+    /// The hosts, `host[:port]`, that a redirect may lead to over plain http.
+    pub(crate) plain_hosts: &'a [String],
 }
 
 impl Http {
@@ -243,10 +245,27 @@ fn redirect_target(
         .and_then(|location| from.join(location).ok())
         .ok_or_else(|| bad("its Location is missing or not a URL"))?;
     match (from.scheme(), target.scheme()) {
-        (_, "https") | ("http", "http") => Ok(target),
+        (_, "https") => Ok(target),
+        // Anyone on the way of plain http can write a redirect. It must not make us fetch, and
+        // report the digest of, what only this guest can reach.
+        ("http", "http") if same_origin(from, &target) || may_be_plain(&target, request) => {
+            Ok(target)
+        }
+        ("http", "http") => Err(bad(
+            "it leads over plain http to a host that is not configured as insecure",
+        )),
         ("https", "http") => Err(bad("it leads from https to http")),
         _ => Err(bad("it leads to a scheme other than https")),
     }
+}
+
+fn may_be_plain(target: &Url, request: &Request<'_>) -> bool {
+    let host = target.host_str().unwrap_or_default();
+    let place = match target.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    };
+    request.plain_hosts.contains(&place)
 }
 
 fn same_origin(one: &Url, other: &Url) -> bool {
@@ -270,6 +289,7 @@ mod tests {
             wanted: Wanted::manifest("registry.example", "app", "1"),
             accept: None,
             authorization: None,
+            plain_hosts: &["cdn.example:8000".to_owned()],
         };
         redirect_target(&request.url, &headers, &request)
     }
@@ -296,6 +316,27 @@ mod tests {
             assert!(
                 matches!(
                     target("https://registry.example/v2/", location),
+                    Err(RegistryError::BadRedirect { .. })
+                ),
+                "{location}"
+            );
+        }
+    }
+
+    #[test]
+    fn plain_http_redirect_cannot_reach_into_the_guest() {
+        let registry = "http://registry.example:5000/v2/";
+        assert!(target(registry, "/blob").is_ok());
+        assert!(target(registry, "http://cdn.example:8000/b").is_ok());
+        assert!(target(registry, "https://cdn.example/b").is_ok());
+        for location in [
+            "http://127.0.0.1:8006/cdh/resource/default/key/1",
+            "http://registry.example:8006/x",
+            "http://169.254.169.254/",
+        ] {
+            assert!(
+                matches!(
+                    target(registry, location),
                     Err(RegistryError::BadRedirect { .. })
                 ),
                 "{location}"

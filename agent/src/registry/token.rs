@@ -36,6 +36,7 @@ pub(crate) async fn answer_challenge(
             let url = token_url(realm, service.as_deref(), repository);
             let header = credentials.map(BasicCredentials::header);
             let request = Request {
+                plain_hosts: &[],
                 url,
                 wanted,
                 accept: None,
