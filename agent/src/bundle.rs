@@ -3,6 +3,7 @@
 //! Until a bundle is delivered, whatever was made for it is held by values that take it away again
 //! when they are dropped; what a killed process leaves behind, [`Store::recover`] takes away.
 
+mod inherit;
 mod path;
 mod place;
 
@@ -14,6 +15,7 @@ use policy::{Approved, Image};
 use rustix::fs::{fgetxattr, fstatvfs};
 use rustix::io::Errno;
 
+use self::inherit::{Layers, is_inheritable};
 pub(crate) use self::path::{BundlePath, BundlePathError};
 use self::place::Place;
 pub(crate) use self::place::remove_half_made;
@@ -230,6 +232,9 @@ fn mount(
     let work = directory.directory("work").map_err(store_error)?;
     directory.directory(SCRATCH).map_err(store_error)?;
     let stack = Stack::new(store, directory, layers)?;
+    let upper_path = directory.path().join(UPPER);
+    stack.visible.inherit(upper.as_fd(), &upper_path)?;
+    // Last, since what is made inside changes its times.
     stack.copy_root_attributes(layers, upper.as_fd())?;
     let lowers = stack.lowers();
     let source = directory.mount_source();
@@ -249,7 +254,7 @@ fn mount(
 
 /// The directories to mount, topmost first.
 struct Stack<'a> {
-    store: &'a Store,
+    visible: Layers<'a>,
     directory: &'a OverlayDirectory,
     levels: Vec<Level<'a>>,
 }
@@ -268,8 +273,12 @@ impl<'a> Stack<'a> {
         directory: &'a OverlayDirectory,
         layers: &'a [StoredLayer],
     ) -> Result<Self, BundleError> {
-        let mut stack = Self {
+        let visible = Layers {
             store,
+            layers: Vec::new(),
+        };
+        let mut stack = Self {
+            visible,
             directory,
             levels: Vec::new(),
         };
@@ -283,6 +292,7 @@ impl<'a> Stack<'a> {
             if !is_empty && seen.last() != Some(&layer.key()) {
                 stack.add(layer, tree.as_fd(), seen.contains(&layer.key()))?;
                 seen.push(layer.key());
+                stack.visible.layers.push(layer);
             }
             // overlayfs does not look for this mark on the root of a layer.
             if is_opaque(tree.as_fd()).map_err(stack.io("read the attributes of", layer))? {
@@ -314,7 +324,7 @@ impl<'a> Stack<'a> {
     }
 
     fn lowers(&self) -> Vec<Lower<'_>> {
-        let stored = self.store.layers();
+        let stored = self.visible.store.layers();
         let own = self.directory.handle();
         let levels = self.levels.iter();
         levels
@@ -342,18 +352,16 @@ impl<'a> Stack<'a> {
                 .map_err(|error| BundleError::io("change the mode of", &path)(error.into()));
         };
         let tree = self.open(layer)?;
-        copy_attributes(tree.as_fd(), upper, |name| {
-            !name.starts_with(b"trusted.overlay.")
-        })
-        .map_err(self.io("copy the attributes of", layer))
+        copy_attributes(tree.as_fd(), upper, is_inheritable)
+            .map_err(self.io("copy the attributes of", layer))
     }
 
     fn open(&self, layer: &StoredLayer) -> Result<OwnedFd, BundleError> {
-        open_directory(self.store.layers(), layer.key()).map_err(self.io("open", layer))
+        open_directory(self.visible.store.layers(), layer.key()).map_err(self.io("open", layer))
     }
 
     fn io(&self, action: &'static str, layer: &StoredLayer) -> impl FnOnce(Errno) -> BundleError {
-        let path = self.store.layer_path(layer);
+        let path = self.visible.store.layer_path(layer);
         move |error| BundleError::io(action, &path)(error.into())
     }
 }

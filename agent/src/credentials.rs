@@ -1,14 +1,17 @@
 //! `[[credentials]]`: resources that other programs of the guest expect as files.
 
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use kbs_client::Secret;
+use rustix::fs::{Mode, OFlags, open};
 use tracing::{info, warn};
 
 use crate::config::{CREDENTIALS_FOLDER, Credential};
 use crate::error::chain;
+use crate::handle::replace_file;
 use crate::resources::Resources;
 
 /// Fetches every one and writes it with mode 0600. One that fails is logged and spoils no other:
@@ -33,35 +36,18 @@ async fn write(path: PathBuf, secret: Secret) -> io::Result<()> {
     writing.await.map_err(io::Error::other)?
 }
 
-/// Writes aside and renames, so that a reader sees the whole file or none.
+/// Writes the file whole, for its owner alone, in folders of the same kind.
 fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    if let Some(parent) = path.parent() {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(parent)?;
-    }
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".new");
-    let aside = PathBuf::from(aside);
-    if let Err(error) = std::fs::remove_file(&aside)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        return Err(error);
-    }
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&aside)?;
-    let written = file
-        .write_all(content)
-        .and_then(|()| std::fs::rename(&aside, path));
-    if written.is_err() {
-        // The first error is the one to tell.
-        let _ = std::fs::remove_file(&aside);
-    }
-    written
+    let no_file = || io::Error::from(io::ErrorKind::IsADirectory);
+    let folder = path.parent().ok_or_else(no_file)?;
+    let name = path.file_name().ok_or_else(no_file)?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = open(folder, flags, Mode::empty())?;
+    replace_file(folder.as_fd(), name, content)
 }
 
 #[cfg(test)]

@@ -39,7 +39,8 @@ pub(crate) fn descriptor_path(handle: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", handle.as_raw_fd())
 }
 
-/// Opens the directory `name` in `parent`. `name` is one component.
+/// Opens the directory `name` beneath `parent`. `name` may have several components; none of them
+/// may be a link.
 pub(crate) fn open_directory(
     parent: BorrowedFd<'_>,
     name: impl AsRef<OsStr>,
@@ -71,10 +72,16 @@ pub(crate) fn ensure_directory(parent: BorrowedFd<'_>, name: &str) -> rustix::io
 }
 
 /// Writes a file of our own at once: whoever opens `name` sees all of `content`, or what was there.
-pub(crate) fn replace_file(parent: BorrowedFd<'_>, name: &str, content: &[u8]) -> io::Result<()> {
+///
+/// Only its owner may read it.
+pub(crate) fn replace_file(
+    parent: BorrowedFd<'_>,
+    name: impl AsRef<OsStr>,
+    content: &[u8],
+) -> io::Result<()> {
     // Nobody else has this process and thread, so what has the name is of a process long gone.
     let process = rustix::process::getpid();
-    let aside = format!(".{name}.{process}.{}", rustix::thread::gettid());
+    let aside = format!(".new.{process}.{}", rustix::thread::gettid());
     match unlinkat(parent, &aside, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(error) => return Err(error.into()),
@@ -82,7 +89,7 @@ pub(crate) fn replace_file(parent: BorrowedFd<'_>, name: &str, content: &[u8]) -
     let written = create_file(parent, &aside, Mode::RUSR | Mode::WUSR)
         .map_err(io::Error::from)
         .and_then(|file| std::fs::File::from(file).write_all(content))
-        .and_then(|()| Ok(renameat(parent, &aside, parent, name)?));
+        .and_then(|()| Ok(renameat(parent, &aside, parent, name.as_ref())?));
     if written.is_err() {
         // The error to report is the first one.
         let _ = unlinkat(parent, &aside, AtFlags::empty());
@@ -109,7 +116,8 @@ pub(crate) fn read_file(parent: BorrowedFd<'_>, name: &str) -> io::Result<Option
         Err(error) => return Err(error.into()),
     };
     let mut content = Vec::new();
-    file.take(MAX_RECORD).read_to_end(&mut content)?;
+    let limit = u64::try_from(MAX_RECORD).unwrap_or(u64::MAX);
+    file.take(limit).read_to_end(&mut content)?;
     Ok(Some(content))
 }
 
@@ -140,8 +148,8 @@ pub(crate) const PLAIN: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS);
 
-/// The most bytes of a record that are read: more than the decision on any image takes.
-const MAX_RECORD: u64 = 16 * 1024 * 1024;
+/// The most bytes of a record that are read, and so the most that may be written.
+pub(crate) const MAX_RECORD: usize = 16 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests {

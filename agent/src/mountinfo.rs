@@ -1,8 +1,11 @@
 //! What is mounted, as `/proc/self/mountinfo` tells it: see `proc_pid_mountinfo(5)`.
 
 use std::ffi::OsString;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+
+use rustix::fs::{AtFlags, StatxFlags, statx};
 
 /// One mount of this mount namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +25,22 @@ impl Mount {
     pub(crate) fn is_overlay_of(&self, source: &str) -> bool {
         self.file_system == "overlay" && self.source == source
     }
+
+    /// Whether this is the root file system of a bundle, in its place or bound to another.
+    pub(crate) fn is_bundle(&self) -> bool {
+        let source = self.source.as_encoded_bytes();
+        self.file_system == "overlay" && source.starts_with(BUNDLE.as_bytes())
+    }
+}
+
+/// What the list of mounts calls the file system of the bundle `id`.
+pub(crate) fn bundle_source(id: &str) -> String {
+    format!("{BUNDLE}{id}")
+}
+
+/// The [`Mount::id`] of the mount that `handle` is in.
+pub(crate) fn mount_id(handle: BorrowedFd<'_>) -> rustix::io::Result<u64> {
+    Ok(statx(handle, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?.stx_mnt_id)
 }
 
 /// Why the list of mounts is not known.
@@ -89,6 +108,8 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 fn octal(digits: &[u8]) -> Option<u8> {
     u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()
 }
+
+const BUNDLE: &str = "image-agent:";
 
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 

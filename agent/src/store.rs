@@ -16,6 +16,7 @@
 mod copy;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod implied;
 mod overlay;
 mod recover;
 
@@ -31,10 +32,11 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::copy::{copy_attributes, link_tree};
+pub(crate) use self::implied::Implied;
 pub(crate) use self::overlay::{BundleRecord, OverlayDirectory, Progress};
 #[cfg(test)]
 pub(crate) use self::recover::Recovered;
-use crate::handle::{is_disk_full, open_directory, read_file, replace_file};
+use crate::handle::{MAX_RECORD, is_disk_full, open_directory, read_file, replace_file};
 use crate::mountinfo::MountInfoError;
 
 /// The work directory, opened.
@@ -58,7 +60,7 @@ struct Inner {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StoredLayer {
     key: String,
-    has_root_entry: bool,
+    implied: Implied,
 }
 
 /// Why the work directory cannot be used. In-guest paths are in fields of their own.
@@ -98,6 +100,18 @@ pub enum StoreError {
     #[error("list of mounts")]
     Mounts(#[source] MountInfoError),
 
+    /// The image's fault: a layer implies more directories, or a decision says more, than a record
+    /// may hold. Nobody could read such a record again.
+    #[error("record {} has {length} bytes: at most {maximum} are possible", path.display())]
+    RecordTooLong {
+        /// The record's file.
+        path: PathBuf,
+        /// Its length in bytes.
+        length: usize,
+        /// The most bytes of a record.
+        maximum: usize,
+    },
+
     /// A record of ours cannot be written as JSON: a defect.
     #[error("record of {}", path.display())]
     Record {
@@ -135,26 +149,24 @@ impl Store {
     }
 
     /// The layer, if it is in the store: proved in this boot from this very blob and `diff_id`.
+    ///
+    /// For [`blocking`](crate::blocking::blocking) work only: where it finds a tree that nothing
+    /// proves, it waits for whoever publishes, however long, and removes the tree.
     pub(crate) fn layer(&self, layer: &Approved<Layer>) -> Result<Option<StoredLayer>, StoreError> {
-        let expected = LayerRecord::new(self, layer, false);
+        let expected = LayerRecord::new(self, layer, Implied::default());
         let key = expected.key();
         if !self.has_tree(&key)? {
             return Ok(None);
         }
-        if let Some(has_root_entry) = self.proof(&expected)? {
-            return Ok(Some(StoredLayer {
-                key,
-                has_root_entry,
-            }));
+        if let Some(implied) = self.proof(&expected)? {
+            return Ok(Some(StoredLayer { key, implied }));
         }
         // Whoever publishes writes the record first, so this tree is nobody's. Under the lock it
         // is looked at again: another process may have put a proved one in its place.
         let _lock = self.lock(FlockOperation::LockExclusive)?;
-        if let Some(has_root_entry) = self.proof(&expected)? {
-            return Ok(self.has_tree(&key)?.then_some(StoredLayer {
-                key,
-                has_root_entry,
-            }));
+        if let Some(implied) = self.proof(&expected)? {
+            let is_there = self.has_tree(&key)?;
+            return Ok(is_there.then_some(StoredLayer { key, implied }));
         }
         self.discard(&key)?;
         Ok(None)
@@ -173,8 +185,9 @@ impl Store {
         staging: Staging,
         proof: Unpacked,
     ) -> Result<StoredLayer, StoreError> {
-        let record = LayerRecord::new(self, layer, has_root_entry(&proof));
-        let (key, has_root_entry) = (record.key(), record.has_root_entry);
+        let implied = Implied::of(&proof);
+        let record = LayerRecord::new(self, layer, implied.clone());
+        let key = record.key();
         let lock = self.lock(FlockOperation::LockShared)?;
         let name = record_name(&key);
         let path = self.path("records").join(&name);
@@ -185,10 +198,7 @@ impl Store {
             .commit(proof, &self.inner.layers, &key)
             .map_err(StoreError::tree("publish", &self.path("layers").join(&key)))?;
         drop(lock);
-        Ok(StoredLayer {
-            key,
-            has_root_entry,
-        })
+        Ok(StoredLayer { key, implied })
     }
 
     /// The work directory itself.
@@ -208,7 +218,7 @@ impl Store {
 
     /// Whether `stored` is the tree of `layer`.
     pub(crate) fn is_tree_of(&self, stored: &StoredLayer, layer: &Approved<Layer>) -> bool {
-        LayerRecord::new(self, layer, false).key() == stored.key
+        LayerRecord::new(self, layer, Implied::default()).key() == stored.key
     }
 
     fn has_tree(&self, key: &str) -> Result<bool, StoreError> {
@@ -229,12 +239,12 @@ impl Store {
         Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
     }
 
-    /// Whether the record of a layer proves what is expected; if so, whether the archive had an
-    /// entry for its root directory.
-    fn proof(&self, expected: &LayerRecord) -> Result<Option<bool>, StoreError> {
+    /// Whether the record of a layer proves what is expected; if so, which directories the archive
+    /// had no entry for.
+    fn proof(&self, expected: &LayerRecord) -> Result<Option<Implied>, StoreError> {
         let key = expected.key();
         let record = self.record(&key)?.filter(|found| found.key() == key);
-        Ok(record.map(|found| found.has_root_entry))
+        Ok(record.map(|found| found.implied))
     }
 
     /// Removes a layer and its record. The lock of the records must be held exclusively.
@@ -276,7 +286,12 @@ impl StoredLayer {
 
     /// Whether the archive had an entry for its root directory.
     pub(crate) fn has_root_entry(&self) -> bool {
-        self.has_root_entry
+        !self.implied.contains(b"")
+    }
+
+    /// The directories that the archive had no entry for.
+    pub(crate) fn implied(&self) -> &Implied {
+        &self.implied
     }
 }
 
@@ -324,18 +339,18 @@ struct LayerRecord {
     blob: String,
     diff_id: String,
     encryption: String,
-    has_root_entry: bool,
+    implied: Implied,
 }
 
 impl LayerRecord {
-    fn new(store: &Store, layer: &Approved<Layer>, has_root_entry: bool) -> Self {
+    fn new(store: &Store, layer: &Approved<Layer>, implied: Implied) -> Self {
         Self {
             boot_id: store.inner.boot_id.clone(),
             blob: layer.blob().digest().to_string(),
             diff_id: layer.diff_id().to_string(),
             // Encrypted layers are refused until they can be decrypted.
             encryption: "none".to_owned(),
-            has_root_entry,
+            implied,
         }
     }
 
@@ -346,27 +361,32 @@ impl LayerRecord {
             blob,
             diff_id,
             encryption,
-            has_root_entry: _,
+            implied: _,
         } = self;
-        let text = format!("image-agent layer 1\n{boot_id}\n{blob}\n{diff_id}\n{encryption}\n");
+        let text = format!("image-agent layer 2\n{boot_id}\n{blob}\n{diff_id}\n{encryption}\n");
         Digest::sha256_of(text.as_bytes()).hex()
     }
-}
-
-/// Whether the archive says what its root directory is like.
-fn has_root_entry(proof: &Unpacked) -> bool {
-    !proof.implied().iter().any(rootfs::RelPath::is_root)
 }
 
 fn record_name(key: &str) -> String {
     format!("{key}.json")
 }
 
+/// The record as it is written to `path`, if it can be read back from there.
 fn to_json(record: &impl Serialize, path: &Path) -> Result<Vec<u8>, StoreError> {
-    serde_json::to_vec_pretty(record).map_err(|source| StoreError::Record {
-        path: path.to_owned(),
+    let path = || path.to_owned();
+    let text = serde_json::to_vec_pretty(record).map_err(|source| StoreError::Record {
+        path: path(),
         source,
-    })
+    })?;
+    if text.len() > MAX_RECORD {
+        return Err(StoreError::RecordTooLong {
+            path: path(),
+            length: text.len(),
+            maximum: MAX_RECORD,
+        });
+    }
+    Ok(text)
 }
 
 fn make_path(path: &Path) -> io::Result<()> {

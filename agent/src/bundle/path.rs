@@ -8,7 +8,9 @@ use rustix::io::Errno;
 
 use super::BundleError;
 use crate::handle::{FileId, open_directory};
+use crate::mountinfo::{self, mount_id};
 use crate::spec::ROOTFS;
+use crate::store::StoreError;
 
 /// A path at which a bundle may be made, as far as its text tells.
 ///
@@ -53,6 +55,16 @@ pub enum BundlePathError {
         length: usize,
     },
 
+    /// The caller's fault: deeper than any runtime puts a bundle. A handle is held open for each
+    /// component.
+    #[error(
+        "{components} components are too many for the path of a bundle: at most {MAX_COMPONENTS} are possible"
+    )]
+    TooDeep {
+        /// How many there are.
+        components: usize,
+    },
+
     /// The caller's fault, or a trap: a symbolic link leads elsewhere than the name says.
     #[error("{} is a symbolic link", component.display())]
     Link {
@@ -72,6 +84,13 @@ pub enum BundlePathError {
     InWorkDirectory {
         /// The path as given.
         path: PathBuf,
+    },
+
+    /// The caller's fault: a bundle there would be part of the container of another.
+    #[error("{} is the root file system of a bundle", component.display())]
+    InBundle {
+        /// The path up to where the other bundle is mounted.
+        component: PathBuf,
     },
 
     /// The caller's fault: a bundle there would contain the layers of all images.
@@ -111,6 +130,7 @@ impl BundlePath {
         let inspect = |error: Errno| BundleError::io("inspect", &self.path)(error.into());
         let work_dir_id = FileId::of(work_dir).map_err(inspect)?;
         let mut walk = Walk::from_root().map_err(inspect)?;
+        let mut mount = mount_id(walk.deepest()).map_err(inspect)?;
         for (depth, component) in self.components.iter().enumerate() {
             match open_directory(walk.deepest(), component) {
                 Ok(next) => walk.steps.push((component.clone(), next)),
@@ -120,6 +140,12 @@ impl BundlePath {
                 }
                 Err(error) => return Err(step_error(error, &walk, component)),
             }
+            let id = mount_id(walk.deepest()).map_err(inspect)?;
+            if id != mount && is_bundle(id)? {
+                let component = walk.path();
+                return Err(BundlePathError::InBundle { component }.into());
+            }
+            mount = id;
             if FileId::of(walk.deepest()).map_err(inspect)? == work_dir_id {
                 return Err(BundlePathError::InWorkDirectory {
                     path: self.path.clone(),
@@ -216,6 +242,14 @@ pub(super) fn step_error(error: Errno, walk: &Walk, name: &str) -> BundleError {
     }
 }
 
+/// Whether the mount is the root file system of a bundle.
+fn is_bundle(id: u64) -> Result<bool, BundleError> {
+    let mounts =
+        mountinfo::read().map_err(|error| BundleError::Store(StoreError::Mounts(error)))?;
+    let mut mounts = mounts.iter();
+    Ok(mounts.any(|mount| mount.id == id && mount.is_bundle()))
+}
+
 /// Whether `directory` is `inner` or one of the directories above it, whatever names lead there.
 fn is_above(directory: BorrowedFd<'_>, inner: BorrowedFd<'_>) -> Result<bool, Errno> {
     let wanted = FileId::of(directory)?;
@@ -246,8 +280,12 @@ fn components(path: &Path) -> Result<Vec<String>, BundlePathError> {
         return Err(BundlePathError::NotAbsolute { path: owned() });
     }
     // Path::components() would drop `.` unseen.
-    text.split('/')
-        .filter(|component| !component.is_empty())
+    let components = || text.split('/').filter(|component| !component.is_empty());
+    let count = components().count();
+    if count > MAX_COMPONENTS {
+        return Err(BundlePathError::TooDeep { components: count });
+    }
+    components()
         .map(|component| match component {
             "." => Err(BundlePathError::NotPlain {
                 path: owned(),
@@ -264,6 +302,9 @@ fn components(path: &Path) -> Result<Vec<String>, BundlePathError> {
 
 /// `PATH_MAX` of Linux, less the terminating zero.
 const MAX_PATH: usize = 4095;
+
+/// Runtimes use less than ten.
+const MAX_COMPONENTS: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -289,6 +330,7 @@ mod tests {
             ("//run/kata-containers//c1//", "/run/kata-containers/c1"),
             ("/run/kata-containers/image2", "/run/kata-containers/image2"),
             ("/run/..a/.b/...", "/run/..a/.b/..."),
+            (&"/a".repeat(64), &"/a".repeat(64)),
         ] {
             assert_eq!(parse(path).unwrap().as_path(), Path::new(plain));
         }
@@ -297,6 +339,7 @@ mod tests {
     #[test]
     fn refuses_every_other_path() {
         let long = format!("/{}", "a/".repeat(2048));
+        let deep = "/a".repeat(65);
         let rows = [
             ("", " is not absolute"),
             ("run/c1", "run/c1 is not absolute"),
@@ -308,6 +351,10 @@ mod tests {
             (
                 &long,
                 "4097 bytes are too long for a path: at most 4095 are possible",
+            ),
+            (
+                &deep,
+                "65 components are too many for the path of a bundle: at most 64 are possible",
             ),
             ("/", "/ contains the work directory"),
             (

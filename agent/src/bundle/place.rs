@@ -37,7 +37,13 @@ impl Place {
         // The lock ends with its handle. A directory that has lost its name was made by another
         // assembly, which has just failed.
         let locked = try_lock(bundle.as_fd()).map_err(|error| make(error.into()))?;
-        if !locked || !is_linked(bundle.as_fd()).map_err(|error| make(error.into()))? {
+        if !locked {
+            // Whoever has the lock is about to put something in these directories: they must not
+            // be removed under its hands, whichever of us made them.
+            directories.made = 0;
+            return Err(BundleError::Busy { path });
+        }
+        if !is_linked(bundle.as_fd()).map_err(|error| make(error.into()))? {
             return Err(BundleError::Busy { path });
         }
         match statat(&bundle, CONFIG, AtFlags::SYMLINK_NOFOLLOW) {
@@ -156,8 +162,12 @@ impl Directories {
     fn make_missing(&mut self) -> Result<(), BundleError> {
         for name in self.walk.missing().to_vec() {
             let path = self.walk.path().join(&name);
-            self.make(&name, PLAIN)
-                .map_err(|error| BundleError::io("make", &path)(error.into()))?;
+            // NO_XDEV: there was nothing of this name, so a mount is the bundle of another call.
+            match self.make(&name, PLAIN | ResolveFlags::NO_XDEV) {
+                Ok(()) => {}
+                Err(Errno::XDEV) => return Err(BundleError::Busy { path }),
+                Err(error) => return Err(BundleError::io("make", &path)(error.into())),
+            }
         }
         Ok(())
     }
@@ -190,7 +200,12 @@ impl Directories {
             Err(Errno::EXIST) => false,
             Err(error) => return Err(error),
         };
-        let handle = openat2(parent, name, flags, Mode::empty(), resolve)?;
+        let opened = openat2(parent, name, flags, Mode::empty(), resolve);
+        if is_new && opened.is_err() {
+            // The error to report is the first one.
+            let _ = unlinkat(parent, name, AtFlags::REMOVEDIR);
+        }
+        let handle = opened?;
         self.walk.enter(name, handle);
         // What stands inside a directory of another's making is not ours to take away with it.
         self.made = if is_new { self.made + 1 } else { 0 };
@@ -206,3 +221,28 @@ impl Drop for Directories {
 
 /// The runtime configuration inside a bundle.
 pub(crate) const CONFIG: &str = "config.json";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::fixture::{Fixture, alone, list, with_descriptors_left};
+
+    #[test]
+    fn a_directory_that_cannot_be_entered_is_removed_at_once() {
+        let name = "bundle::place::tests::a_directory_that_cannot_be_entered_is_removed_at_once";
+        alone(name, || {
+            let fixture = Fixture::new();
+            let store = fixture.store();
+            for left in 0..4 {
+                let place = fixture.path("a/b/c/d/e");
+                let path = BundlePath::parse(&place, &fixture.work_dir()).unwrap();
+                let walk = path.walk(store.root()).unwrap();
+                let error = with_descriptors_left(left, || Place::make(&path, walk).unwrap_err());
+                let is_out_of_handles = matches!(&error, BundleError::Io { source, .. }
+                    if Errno::from_io_error(source) == Some(Errno::MFILE));
+                assert!(is_out_of_handles, "{left}: {error:?}");
+                assert_eq!(list(&fixture.path(".")), ["work"], "{left}");
+            }
+        });
+    }
+}

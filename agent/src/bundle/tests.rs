@@ -9,6 +9,9 @@ use crate::spec::ROOTFS;
 use crate::store::Recovered;
 use crate::store::fixture::{Fixture, fetch, file, image, layer, list};
 
+mod inherit;
+mod recovery;
+
 /// The layers of a small image: a user database, a setuid program, and a root of its own.
 fn small() -> Vec<Vec<u8>> {
     vec![
@@ -119,6 +122,31 @@ fn the_root_has_the_attributes_of_the_topmost_layer_that_gives_any() {
         (root.mode() & 0o7777, root.uid(), root.gid()),
         (0o755, 0, 0)
     );
+}
+
+#[test]
+fn no_bundle_is_put_inside_another() {
+    let scene = Scene::new();
+    let outer = scene.deliver(&small(), "outer");
+    let bound = scene.bundle("bound");
+    std::fs::create_dir(&bound).unwrap();
+    let rootfs = outer.join(ROOTFS);
+    rustix::mount::mount_bind(rootfs.join("bin"), &bound).unwrap();
+    for (name, mounted) in [
+        ("outer/rootfs", "outer/rootfs"),
+        ("outer/rootfs/bin/inner", "outer/rootfs"),
+        ("bound/inner", "bound"),
+    ] {
+        let error = scene.assemble(&small(), name).unwrap_err();
+        assert!(
+            matches!(&error, BundleError::Path(BundlePathError::InBundle { component })
+                if *component == scene.bundle(mounted)),
+            "{name}: {error:?}"
+        );
+    }
+    assert_eq!(list(&rootfs), ["bin", "etc"]);
+    assert_eq!(list(&rootfs.join("bin")), ["su"]);
+    assert_eq!(scene.fixture.list("overlay").len(), 1);
 }
 
 #[test]
@@ -340,7 +368,7 @@ fn bundles_are_made_side_by_side() {
 fn of_two_calls_for_one_path_one_gets_the_bundle() {
     let scene = Scene::new();
     let tars = small();
-    for round in 0..20 {
+    for round in 0..50 {
         let name = format!("parent{round}/bundle");
         let outcomes = std::thread::scope(|threads| {
             let call = || threads.spawn(|| scene.assemble(&tars, &name).and_then(Bundle::deliver));
@@ -357,242 +385,6 @@ fn of_two_calls_for_one_path_one_gets_the_bundle() {
         }
         assert_eq!(read(&scene.bundle(&name), "bin/su"), "bin/su");
     }
-    assert_eq!(scene.fixture.mounts().len(), 20);
-    assert_eq!(scene.fixture.list("overlay").len(), 20);
-}
-
-/// Where a process may be killed. Whatever it holds is closed without being cleaned up.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Killed {
-    BeforeRecord,
-    AfterRecord,
-    AfterDirectories,
-    WhileMountingByOptions,
-    AfterEmptyConfig,
-    AfterConfig,
-    AfterAttach,
-}
-
-fn kill(scene: &Scene, name: &str, at: Killed) {
-    let path = BundlePath::parse(&scene.bundle(name), &scene.fixture.work_dir()).unwrap();
-    if at == Killed::BeforeRecord {
-        std::fs::create_dir(scene.fixture.work_dir().join("overlay/0123")).unwrap();
-        return;
-    }
-    if at == Killed::AfterAttach {
-        let Bundle {
-            mounted,
-            place,
-            overlay,
-            record,
-        } = scene.assemble(&small(), name).unwrap();
-        assert_eq!(record.progress, Progress::Assembling);
-        mounted.keep();
-        place.keep();
-        overlay.keep();
-        return;
-    }
-    let walk = path.walk(scene.store.root()).unwrap();
-    let mut record = scene.store.new_record().unwrap();
-    record.bundle = path.as_path().to_owned();
-    record.made = walk.to_make();
-    let overlay = OverlayDirectory::create(&scene.store, &record).unwrap();
-    if at != Killed::AfterRecord {
-        let mut place = Place::make(&path, walk).unwrap();
-        match at {
-            Killed::WhileMountingByOptions => mount_scratch(scene, &overlay),
-            Killed::AfterEmptyConfig => place.write_config(b"", |_unrecorded| Ok(())).unwrap(),
-            Killed::AfterConfig => {
-                let claim = |config| {
-                    record.config = Some(config);
-                    overlay.write(&record).map_err(store_error)
-                };
-                place.write_config(b"{}", claim).unwrap();
-            }
-            _ => {}
-        }
-        place.keep();
-    }
-    overlay.keep();
-}
-
-fn mount_scratch(scene: &Scene, overlay: &OverlayDirectory) {
-    for part in [UPPER, "work", SCRATCH, EMPTY] {
-        overlay.directory(part).unwrap();
-    }
-    let base = scene
-        .fixture
-        .work_dir()
-        .join("overlay")
-        .join(&scene.fixture.list("overlay")[0]);
-    let options = format!("lowerdir={}", base.join(EMPTY).display());
-    let options = options + &format!(",upperdir={0}/{UPPER},workdir={0}/work", base.display());
-    let options = std::ffi::CString::new(options).unwrap();
-    let source = overlay.mount_source();
-    let flags = MountFlags::empty();
-    mount_old(
-        source,
-        base.join(SCRATCH),
-        "overlay",
-        flags,
-        options.as_c_str(),
-    )
-    .unwrap();
-    assert_eq!(scene.fixture.mounts().len(), 1);
-}
-
-const KILLED: [Killed; 7] = [
-    Killed::BeforeRecord,
-    Killed::AfterRecord,
-    Killed::AfterDirectories,
-    Killed::WhileMountingByOptions,
-    Killed::AfterEmptyConfig,
-    Killed::AfterConfig,
-    Killed::AfterAttach,
-];
-
-#[test]
-fn whatever_a_killed_process_leaves_is_removed() {
-    for at in KILLED {
-        let scene = Scene::new();
-        kill(&scene, "made/bundle", at);
-        let expected = match at {
-            Killed::BeforeRecord => Recovered {
-                bundles_reclaimed: 1,
-                ..Recovered::default()
-            },
-            _ => Recovered {
-                half_made_removed: 1,
-                ..Recovered::default()
-            },
-        };
-        assert_eq!(scene.fixture.store().recover().unwrap(), expected, "{at:?}");
-        scene.assert_nothing_left(&format!("{at:?}"));
-        assert_eq!(list(&scene.bundle(".")), ["work"], "{at:?}");
-        // And the path is free again.
-        scene.deliver(&small(), "made/bundle");
-    }
-}
-
-#[test]
-fn what_stood_at_the_path_before_survives_the_removal() {
-    for at in KILLED {
-        let scene = Scene::new();
-        std::fs::create_dir_all(scene.bundle("theirs/bundle/rootfs")).unwrap();
-        kill(&scene, "theirs/bundle", at);
-        scene.fixture.store().recover().unwrap();
-        scene.assert_nothing_left(&format!("{at:?}"));
-        assert_eq!(list(&scene.bundle("theirs/bundle")), [ROOTFS], "{at:?}");
-    }
-}
-
-#[test]
-fn a_bundle_made_since_at_the_same_path_survives_the_removal() {
-    for at in [Killed::AfterRecord, Killed::AfterDirectories] {
-        let scene = Scene::new();
-        kill(&scene, "bundle", at);
-        let path = scene.deliver(&small(), "bundle");
-        let expected = Recovered {
-            half_made_removed: 1,
-            bundles_kept: 1,
-            ..Recovered::default()
-        };
-        assert_eq!(scene.fixture.store().recover().unwrap(), expected, "{at:?}");
-        assert_eq!(read(&path, "bin/su"), "bin/su");
-        assert_eq!(list(&path), [CONFIG, ROOTFS], "{at:?}");
-    }
-}
-
-#[test]
-fn what_is_being_made_by_another_process_is_left_alone() {
-    let scene = Scene::new();
-    let bundle = scene.assemble(&small(), "bundle").unwrap();
-    assert_eq!(
-        scene.fixture.store().recover().unwrap(),
-        Recovered::default()
-    );
-    bundle.deliver().unwrap();
-    assert_eq!(read(&scene.bundle("bundle"), "bin/su"), "bin/su");
-}
-
-#[test]
-fn a_delivered_bundle_is_kept_until_it_is_unmounted() {
-    let scene = Scene::new();
-    let path = scene.deliver(&small(), "bundle");
-    std::fs::write(path.join(ROOTFS).join("written"), "by the container").unwrap();
-    let kept = Recovered {
-        bundles_kept: 1,
-        ..Recovered::default()
-    };
-    for _ in 0..2 {
-        assert_eq!(scene.fixture.store().recover().unwrap(), kept);
-        assert_eq!(read(&path, "written"), "by the container");
-    }
-    unmount(path.join(ROOTFS), UnmountFlags::NOFOLLOW).unwrap();
-    let reclaimed = Recovered {
-        bundles_reclaimed: 1,
-        ..Recovered::default()
-    };
-    assert_eq!(scene.fixture.store().recover().unwrap(), reclaimed);
-    scene.assert_nothing_left("unmounted");
-    assert_eq!(scene.fixture.list("layers").len(), 2);
-    // The directory is the runtime's to remove.
-    assert_eq!(list(&path), [CONFIG, ROOTFS]);
-}
-
-#[test]
-fn records_of_other_places_and_versions_take_nothing_down() {
-    let scene = Scene::new();
-    let path = scene.deliver(&small(), "bundle");
-    let record = scene
-        .fixture
-        .work_dir()
-        .join("overlay")
-        .join(&scene.fixture.list("overlay")[0]);
-    let record = record.join("record.json");
-    let mut json: Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
-    let kept = Recovered {
-        bundles_kept: 1,
-        ..Recovered::default()
-    };
-
-    std::fs::write(&record, r#"{"version":2}"#).unwrap();
-    assert_eq!(scene.fixture.store().recover().unwrap(), kept);
-
-    json["mount_namespace"] = 1.into();
-    std::fs::write(&record, json.to_string()).unwrap();
-    unmount(path.join(ROOTFS), UnmountFlags::NOFOLLOW).unwrap();
-    assert_eq!(
-        scene.fixture.store().recover().unwrap(),
-        kept,
-        "mounted elsewhere, perhaps"
-    );
-
-    json["boot_id"] = "earlier".into();
-    std::fs::write(&record, json.to_string()).unwrap();
-    let reclaimed = Recovered {
-        bundles_reclaimed: 1,
-        ..Recovered::default()
-    };
-    assert_eq!(scene.fixture.store().recover().unwrap(), reclaimed);
-}
-
-#[test]
-fn a_bundle_covered_by_another_mount_is_not_torn_out() {
-    let scene = Scene::new();
-    kill(&scene, "bundle", Killed::AfterAttach);
-    let rootfs = scene.bundle("bundle/rootfs");
-    mount_old("tmpfs", &rootfs, "tmpfs", MountFlags::empty(), None).unwrap();
-    let failed = Recovered {
-        failures: 1,
-        ..Recovered::default()
-    };
-    assert_eq!(scene.fixture.store().recover().unwrap(), failed);
-    assert_eq!(scene.fixture.mounts().len(), 1);
-    unmount(&rootfs, UnmountFlags::NOFOLLOW).unwrap();
-    assert_eq!(
-        scene.fixture.store().recover().unwrap().half_made_removed,
-        1
-    );
-    scene.assert_nothing_left("uncovered");
+    assert_eq!(scene.fixture.mounts().len(), 50);
+    assert_eq!(scene.fixture.list("overlay").len(), 50);
 }

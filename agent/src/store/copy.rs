@@ -2,12 +2,15 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, fchmod,
-    fchown, fgetxattr, flistxattr, fsetxattr, fstat, futimens, linkat, mkdirat, openat, statat,
+    AtFlags, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags, fchmod, fchown, fgetxattr,
+    flistxattr, fsetxattr, fstat, futimens, linkat, mkdirat, statat,
 };
 use rustix::io::Errno;
+
+use crate::handle::{names, open_directory};
 
 /// Makes `name` in `parent` a copy of the tree `from`: directories are new, everything in them is
 /// the same file under another name.
@@ -20,20 +23,35 @@ pub(crate) fn link_tree(
     name: &str,
 ) -> Result<(), Errno> {
     mkdirat(parent, name, Mode::RWXU)?;
-    let mut open = vec![Level::new(
-        open_directory(from, c".")?,
-        openat(parent, name, OPEN, Mode::empty())?,
-    )?];
-    while let Some(level) = open.last_mut() {
-        if let Some(below) = level.next_directory()? {
-            open.push(below);
-        } else {
-            // Last, since what happens inside a directory changes its times.
-            copy_attributes(level.from.as_fd(), level.to.as_fd(), |_| true)?;
-            open.pop();
+    let to = open_directory(parent, name)?;
+    // Paths and not handles: a tree may be deeper than a process may have files open.
+    let mut pending = vec![PathBuf::new()];
+    while let Some(path) = pending.pop() {
+        let (from, to) = (open(from, &path)?, open(to.as_fd(), &path)?);
+        for name in names(from.as_fd())? {
+            let kind = statat(&from, &name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode;
+            if FileType::from_raw_mode(kind) == FileType::Directory {
+                mkdirat(&to, &name, Mode::RWXU)?;
+                pending.push(path.join(name));
+            } else {
+                linkat(&from, &name, &to, &name, AtFlags::empty())?;
+            }
         }
+        // Last, since what is made inside a directory changes its times.
+        copy_attributes(from.as_fd(), to.as_fd(), |_| true)?;
     }
     Ok(())
+}
+
+/// Opens the directory at `path` in a tree. That of a layer may be one byte too long for one call.
+fn open(tree: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => match open_directory(tree, path) {
+            Err(Errno::NAMETOOLONG) => open_directory(open_directory(tree, parent)?.as_fd(), name),
+            opened => opened,
+        },
+        _ => open_directory(tree, "."),
+    }
 }
 
 /// Gives the directory `to` the owner, mode, times and those extended attributes of `from` that
@@ -82,63 +100,50 @@ fn is_portable(name: &[u8]) -> bool {
     !name.starts_with(b"security.") || name == b"security.capability"
 }
 
-/// A directory that is being copied, and how far the copying is.
-struct Level {
-    from: OwnedFd,
-    to: OwnedFd,
-    entries: Dir,
-}
-
-impl Level {
-    fn new(from: OwnedFd, to: OwnedFd) -> Result<Self, Errno> {
-        let entries = Dir::read_from(&from)?;
-        Ok(Self { from, to, entries })
-    }
-
-    /// Links what is left up to the next directory, and makes that.
-    fn next_directory(&mut self) -> Result<Option<Self>, Errno> {
-        for entry in self.entries.by_ref() {
-            let entry = entry?;
-            let name = entry.file_name();
-            if matches!(name.to_bytes(), b"." | b"..") {
-                continue;
-            }
-            let kind = statat(&self.from, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode;
-            if FileType::from_raw_mode(kind) == FileType::Directory {
-                mkdirat(&self.to, name, Mode::RWXU)?;
-                let from = open_directory(self.from.as_fd(), name)?;
-                let to = open_directory(self.to.as_fd(), name)?;
-                return Self::new(from, to).map(Some);
-            }
-            linkat(&self.from, name, &self.to, name, AtFlags::empty())?;
-        }
-        Ok(None)
-    }
-}
-
-fn open_directory(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
-    openat(parent, name, OPEN, Mode::empty())
-}
-
-const OPEN: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
-
 /// The most bytes that Linux stores in one extended attribute, and in the list of their names.
 const MAX_ATTRIBUTE: usize = 65536;
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{MetadataExt as _, symlink};
-    use std::path::Path;
 
-    use rustix::fs::{CWD, mknodat, open};
+    use rustix::fs::{CWD, OFlags, mknodat};
 
     use super::*;
+    use crate::store::fixture::{alone, with_descriptors_left};
 
     fn directory(path: &Path) -> OwnedFd {
-        open(path, OPEN, Mode::empty()).unwrap()
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, Mode::empty()).unwrap()
+    }
+
+    #[test]
+    fn a_tree_deeper_than_there_are_handles_is_copied() {
+        let name = "store::copy::tests::a_tree_deeper_than_there_are_handles_is_copied";
+        alone(name, || {
+            let scratch = tempfile::tempdir().unwrap();
+            std::fs::create_dir(scratch.path().join("from")).unwrap();
+            let from = directory(&scratch.path().join("from"));
+            // The longest path that a layer can have: 4096 bytes.
+            let mut deep = PathBuf::new();
+            for name in std::iter::repeat_n("d", 2047).chain(["dd"]) {
+                let parent = open(from.as_fd(), &deep).unwrap();
+                mkdirat(&parent, name, Mode::RWXU).unwrap();
+                deep.push(name);
+            }
+            assert_eq!(deep.as_os_str().len(), 4096);
+            let attributes = Mode::from_raw_mode(0o751);
+            fchmod(open(from.as_fd(), &deep).unwrap(), attributes).unwrap();
+            let to = directory(scratch.path());
+            with_descriptors_left(6, || link_tree(from.as_fd(), to.as_fd(), "to").unwrap());
+            let copy = open_directory(to.as_fd(), "to").unwrap();
+            let copied = fstat(open(copy.as_fd(), &deep).unwrap()).unwrap();
+            assert_eq!(copied.st_mode & 0o7777, 0o751);
+            // The standard library would need a handle for each level.
+            let scratch = rootfs::Dir::open_ambient(scratch.path()).unwrap();
+            scratch.remove_all("from").unwrap();
+            scratch.remove_all("to").unwrap();
+        });
     }
 
     #[test]

@@ -96,11 +96,7 @@ pub(crate) fn alone(name: &str, test: impl FnOnce()) {
         .unwrap();
     let said = String::from_utf8_lossy(&ran.stdout);
     let is_passed = ran.status.success() && said.contains("1 passed");
-    assert!(
-        is_passed,
-        "{said}{}",
-        String::from_utf8_lossy(&ran.stderr)
-    );
+    assert!(is_passed, "{said}{}", String::from_utf8_lossy(&ran.stderr));
 }
 
 /// Runs `work` while this process, which has to be [`alone`], can open `left` more files.
@@ -194,42 +190,71 @@ pub(crate) fn fetch_layer(store: &Store, layer: &Approved<Layer>, tar: &[u8]) ->
 /// A layer of directories (names that end with a slash) and files with their own name in them,
 /// every one with its mode.
 pub(crate) fn layer(entries: &[(&str, u32)]) -> Vec<u8> {
-    let mut archive = Vec::new();
-    for (name, mode) in entries {
-        let content = if name.ends_with('/') { "" } else { *name };
-        archive.extend(header(name, *mode, content.len()));
-        archive.extend(content.as_bytes());
-        archive.resize(archive.len().next_multiple_of(512), 0);
-    }
-    archive.resize(archive.len() + 1024, 0);
-    archive
+    let add = |archive: Archive, (name, mode): &(&str, u32)| archive.entry(name.as_bytes(), *mode);
+    entries.iter().fold(Archive::default(), add).end()
 }
 
 /// A file with `content`, for [`layer`]s of one file.
 pub(crate) fn file(name: &str, content: &str) -> Vec<u8> {
-    let mut archive = header(name, 0o644, content.len());
-    archive.extend(content.as_bytes());
-    archive.resize(archive.len().next_multiple_of(512) + 1024, 0);
-    archive
+    let mut archive = Archive::default();
+    archive.add(name.as_bytes(), b'0', 0o644, "", content.as_bytes());
+    archive.end()
 }
 
-/// POSIX.1-1988 ustar, owner 7:8, time 1000.
-fn header(name: &str, mode: u32, size: usize) -> Vec<u8> {
-    let kind = if name.ends_with('/') { b'5' } else { b'0' };
-    let mut header = vec![0_u8; 512];
-    let mut put = |offset: usize, text: &str| {
-        header[offset..offset + text.len()].copy_from_slice(text.as_bytes());
-    };
-    put(0, name);
-    put(100, &format!("{mode:07o}"));
-    put(108, &format!("{:07o}", 7));
-    put(116, &format!("{:07o}", 8));
-    put(124, &format!("{size:011o}"));
-    put(136, &format!("{:011o}", 1000));
-    put(148, "        ");
-    put(257, "ustar\x0000");
-    header[156] = kind;
-    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
-    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    header
+/// A layer that is being written: POSIX.1-1988 ustar, owner 7:8, time 1000.
+#[derive(Default)]
+pub(crate) struct Archive(Vec<u8>);
+
+impl Archive {
+    /// A directory, if the name ends with a slash, or a file with its name in it.
+    pub(crate) fn entry(mut self, name: &[u8], mode: u32) -> Self {
+        if name.ends_with(b"/") {
+            self.add(name, b'5', mode, "", b"");
+        } else {
+            self.add(name, b'0', mode, "", name);
+        }
+        self
+    }
+
+    pub(crate) fn symlink(mut self, name: &str, target: &str) -> Self {
+        self.add(name.as_bytes(), b'2', 0o777, target, b"");
+        self
+    }
+
+    /// A record for the next entry: a `path` too long for its header, or an extended attribute.
+    pub(crate) fn extended(mut self, key: &str, value: &str) -> Self {
+        let rest = format!(" {key}={value}\n");
+        let mut lengths = rest.len()..rest.len() + 10;
+        let length = lengths.find(|length| length.to_string().len() + rest.len() == *length);
+        let record = format!("{}{rest}", length.unwrap());
+        self.add(b"extended", b'x', 0o644, "", record.as_bytes());
+        self
+    }
+
+    pub(crate) fn end(mut self) -> Vec<u8> {
+        self.0.resize(self.0.len() + 1024, 0);
+        self.0
+    }
+
+    fn add(&mut self, name: &[u8], kind: u8, mode: u32, target: &str, content: &[u8]) {
+        let mut header = [0_u8; 512];
+        let mut put = |offset: usize, text: &[u8]| {
+            header[offset..offset + text.len()].copy_from_slice(text);
+        };
+        put(0, name);
+        put(100, format!("{mode:07o}").as_bytes());
+        put(108, format!("{:07o}", 7).as_bytes());
+        put(116, format!("{:07o}", 8).as_bytes());
+        put(124, format!("{:011o}", content.len()).as_bytes());
+        put(136, format!("{:011o}", 1000).as_bytes());
+        put(148, b"        ");
+        put(156, &[kind]);
+        put(157, target.as_bytes());
+        put(257, b"ustar\x0000");
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        self.0.extend(header);
+        self.0.extend(content);
+        self.0.resize(self.0.len().next_multiple_of(512), 0);
+    }
 }

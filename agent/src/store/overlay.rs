@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, Mode, mkdirat, unlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +12,7 @@ use super::{Store, StoreError, to_json};
 use crate::handle::{
     FileId, ensure_directory, is_linked, open_directory, read_file, replace_file, try_lock,
 };
+use crate::mountinfo::bundle_source;
 
 /// What is known on disk about a bundle. It is written before anything is made outside the store.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,7 +37,8 @@ pub(crate) struct BundleRecord {
 
 /// How far a bundle is.
 ///
-/// Complete: either its caller was told, or it is to be taken down.
+/// Complete: either its caller was told, or it is to be taken down. Every version of this program
+/// writes it under the name `progress`, so that no other takes down what was handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Progress {
@@ -50,12 +53,28 @@ pub(crate) enum Progress {
 /// Complete: records are written whole, so there is none, or a whole one.
 #[derive(Debug)]
 pub(crate) enum Found {
-    /// None: its process was killed before anything was made outside the store.
+    /// None: its process was killed before anything was made outside the store, or somebody has
+    /// removed it.
     Nothing,
     /// A record of ours.
     Record(BundleRecord),
-    /// A record of another version of this program.
-    Unknown(serde_json::Error),
+    /// A record of another version of this program, or a damaged one.
+    Unknown {
+        error: serde_json::Error,
+        /// Whether it says all the same that the bundle was handed out.
+        is_delivered: bool,
+    },
+}
+
+impl Found {
+    /// Whether it is proved that the bundle was handed out: then it stays while it is mounted.
+    pub(crate) fn is_delivered(&self) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Record(record) => record.progress == Progress::Delivered,
+            Self::Unknown { is_delivered, .. } => *is_delivered,
+        }
+    }
 }
 
 /// `overlay/<id>`, locked, and erased when it is dropped unless it was kept.
@@ -72,13 +91,10 @@ impl OverlayDirectory {
     pub(crate) fn create(store: &Store, record: &BundleRecord) -> Result<Self, StoreError> {
         loop {
             let id = fresh_id()?;
-            let overlay = store.inner.overlay.as_fd();
             let path = store.path("overlay").join(&id);
-            let io = |error: Errno| StoreError::io("make", &path)(error.into());
-            let handle = ensure_directory(overlay, &id).map_err(io)?;
-            let locked = try_lock(handle.as_fd()).map_err(io)?;
-            // A process that cleans up may have been faster with the lock: then this one is gone.
-            if locked && is_linked(handle.as_fd()).map_err(io)? {
+            let claimed = make_locked(store.inner.overlay.as_fd(), &id)
+                .map_err(|error| StoreError::io("make", &path)(error.into()))?;
+            if let Some(handle) = claimed {
                 let directory = Self {
                     store: store.clone(),
                     id,
@@ -112,7 +128,7 @@ impl OverlayDirectory {
 
     /// What the list of mounts calls the bundle's file system.
     pub(crate) fn mount_source(&self) -> String {
-        format!("image-agent:{}", self.id)
+        bundle_source(&self.id)
     }
 
     pub(crate) fn handle(&self) -> BorrowedFd<'_> {
@@ -141,10 +157,16 @@ impl OverlayDirectory {
     pub(crate) fn read(&self) -> Result<Found, StoreError> {
         let text = read_file(self.handle(), RECORD)
             .map_err(StoreError::io("read", &self.path().join(RECORD)))?;
-        Ok(match text.map(|text| serde_json::from_slice(&text)) {
+        let parse = |text: Vec<u8>| {
+            serde_json::from_slice(&text).map_err(|error| (error, says_delivered(&text)))
+        };
+        Ok(match text.map(parse) {
             None => Found::Nothing,
             Some(Ok(record)) => Found::Record(record),
-            Some(Err(error)) => Found::Unknown(error),
+            Some(Err((error, is_delivered))) => Found::Unknown {
+                error,
+                is_delivered,
+            },
         })
     }
 
@@ -196,6 +218,33 @@ pub(crate) fn mount_namespace() -> Result<u64, StoreError> {
         .ino())
 }
 
+/// Makes the directory `id` and locks it. `None` when a process that cleans up was faster with the
+/// lock: then the directory is gone, or soon will be.
+fn make_locked(overlay: BorrowedFd<'_>, id: &str) -> Result<Option<OwnedFd>, Errno> {
+    mkdirat(overlay, id, Mode::RWXU)?;
+    let claim = || {
+        let handle = open_directory(overlay, id)?;
+        let is_ours = try_lock(handle.as_fd())? && is_linked(handle.as_fd())?;
+        Ok(is_ours.then_some(handle))
+    };
+    let claimed = claim();
+    if claimed.is_err() {
+        // The error to report is the first one.
+        let _ = unlinkat(overlay, id, AtFlags::REMOVEDIR);
+    }
+    claimed
+}
+
+/// Whether a record that is none of ours says that its bundle was handed out.
+fn says_delivered(text: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct AnyVersion {
+        progress: Progress,
+    }
+    serde_json::from_slice(text)
+        .is_ok_and(|record: AnyVersion| record.progress == Progress::Delivered)
+}
+
 fn fresh_id() -> Result<String, StoreError> {
     // One v4 UUID of the kernel's random generator for each read.
     let path = Path::new("/proc/sys/kernel/random/uuid");
@@ -204,3 +253,37 @@ fn fresh_id() -> Result<String, StoreError> {
 }
 
 const RECORD: &str = "record.json";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::fixture::{Fixture, alone, with_descriptors_left};
+
+    #[test]
+    fn a_directory_that_cannot_be_claimed_is_removed_at_once() {
+        alone(
+            "store::overlay::tests::a_directory_that_cannot_be_claimed_is_removed_at_once",
+            || {
+                let fixture = Fixture::new();
+                let store = fixture.store();
+                let overlay = store.inner.overlay.as_fd();
+                let error = with_descriptors_left(0, || make_locked(overlay, "0123").unwrap_err());
+                assert_eq!(error, Errno::MFILE);
+                assert_eq!(fixture.list("overlay"), [""; 0]);
+            },
+        );
+    }
+
+    #[test]
+    fn only_a_record_that_says_so_is_of_a_delivered_bundle() {
+        for (text, expected) in [
+            (r#"{"progress":"delivered","version":2}"#, true),
+            (r#"{"progress":"assembling","version":2}"#, false),
+            (r#"{"version":2}"#, false),
+            (r#"{"progress":"delivered""#, false),
+            ("", false),
+        ] {
+            assert_eq!(says_delivered(text.as_bytes()), expected, "{text}");
+        }
+    }
+}

@@ -3,13 +3,13 @@
 //! Nothing is known from memory: a lock says that somebody is at work, the list of mounts says what
 //! is in use, and the records say the rest.
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use rootfs::Staging;
-use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, ResolveFlags, StatxFlags};
-use rustix::fs::{openat2, statx, unlinkat};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, ResolveFlags, openat2, unlinkat};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
@@ -18,7 +18,7 @@ use super::{BundleRecord, OverlayDirectory, Progress, Store, StoreError};
 use crate::bundle::{BundlePath, remove_half_made};
 use crate::error::chain;
 use crate::handle::{descriptor_path, names, open_directory};
-use crate::mountinfo::{self, Mount};
+use crate::mountinfo::{self, Mount, MountInfoError, mount_id};
 
 /// What a clean-up found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,9 +41,21 @@ impl Store {
     /// Removes what killed processes have left. What is alive, here or in another process, is
     /// locked and left alone; what cannot be judged stays.
     pub(crate) fn recover(&self) -> Result<Recovered, StoreError> {
+        self.recover_with(&mountinfo::read)
+    }
+
+    pub(crate) fn recover_with(
+        &self,
+        read_mounts: &ReadMounts<'_>,
+    ) -> Result<Recovered, StoreError> {
         let mut recovered = Recovered::default();
-        for id in self.list("overlay")? {
-            let outcome = id.to_str().map_or(Ok(None), |id| self.recover_bundle(id));
+        let listed = self.list("overlay")?;
+        // Read once for all bundles, so that many that are in use cost little. If it cannot be read
+        // here it cannot be read below either, where that counts as a failure.
+        let seen = Seen::in_list(&read_mounts().unwrap_or_default());
+        for id in listed {
+            let recover = |id| self.recover_bundle(id, &seen, read_mounts);
+            let outcome = id.to_str().map_or(Ok(None), recover);
             recovered.count(outcome, &id, |recovered, outcome| match outcome {
                 Outcome::Kept => &mut recovered.bundles_kept,
                 Outcome::Reclaimed => &mut recovered.bundles_reclaimed,
@@ -58,34 +70,67 @@ impl Store {
         Ok(recovered)
     }
 
-    fn recover_bundle(&self, id: &str) -> Result<Option<Outcome>, StoreError> {
+    fn recover_bundle(
+        &self,
+        id: &str,
+        seen: &Seen,
+        read_mounts: &ReadMounts<'_>,
+    ) -> Result<Option<Outcome>, StoreError> {
         let Some(directory) = OverlayDirectory::lock_existing(self, id)? else {
             return Ok(None);
         };
-        // Read under the lock: a bundle is mounted before its directory is unlocked.
-        let mut mounts = mountinfo::read().map_err(StoreError::Mounts)?;
-        mounts.retain(|mount| mount.is_overlay_of(&directory.mount_source()));
         let found = directory.read()?;
-        match &found {
+        if found.is_delivered() && self.may_be_in_use(&directory, &found, seen)? {
+            return Ok(Some(Outcome::Kept));
+        }
+        // Read under the lock: a bundle is mounted before its directory is unlocked.
+        let mut mounts = read_mounts().map_err(StoreError::Mounts)?;
+        mounts.retain(|mount| mount.is_overlay_of(&directory.mount_source()));
+        if found.is_delivered() && !mounts.is_empty() {
+            return Ok(Some(Outcome::Kept));
+        }
+        // Nothing proves that what is still mounted was ever handed out.
+        for mount in mounts.iter().rev() {
+            take_down(mount)?;
+        }
+        let is_half_made = self.clean_outside(&directory, &found) || !mounts.is_empty();
+        directory.erase()?;
+        Ok(Some(if is_half_made {
+            Outcome::HalfMade
+        } else {
+            Outcome::Reclaimed
+        }))
+    }
+
+    /// Whether a delivered bundle was mounted when the clean-up began, or may be where our list of
+    /// mounts does not reach. One that was unmounted since is for the next clean-up.
+    fn may_be_in_use(
+        &self,
+        directory: &OverlayDirectory,
+        found: &Found,
+        seen: &Seen,
+    ) -> Result<bool, StoreError> {
+        match found {
+            _ if seen.has(directory) => Ok(true),
+            Found::Record(record) => self.is_elsewhere(record),
+            Found::Nothing | Found::Unknown { .. } => Ok(false),
+        }
+    }
+
+    /// Removes what a bundle has put outside the store, if it is known to be half-made.
+    fn clean_outside(&self, directory: &OverlayDirectory, found: &Found) -> bool {
+        match found {
             Found::Record(record) if record.progress == Progress::Assembling => {
-                for mount in mounts.iter().rev() {
-                    take_down(mount)?;
-                }
                 self.clean_bundle(record);
-                directory.erase()?;
-                Ok(Some(Outcome::HalfMade))
+                true
             }
-            _ if !mounts.is_empty() => Ok(Some(Outcome::Kept)),
-            Found::Record(record) if self.is_elsewhere(record)? => Ok(Some(Outcome::Kept)),
-            Found::Record(_) | Found::Nothing => {
-                directory.erase()?;
-                Ok(Some(Outcome::Reclaimed))
+            Found::Unknown { error, .. } => {
+                let path = directory.path();
+                let path = path.display();
+                tracing::warn!(%error, %path, "the unreadable record of a bundle is removed");
+                false
             }
-            Found::Unknown(error) => {
-                tracing::warn!(%error, id, "a bundle's record is of another version; it is gone");
-                directory.erase()?;
-                Ok(Some(Outcome::Reclaimed))
-            }
+            Found::Record(_) | Found::Nothing => false,
         }
     }
 
@@ -180,6 +225,23 @@ impl Recovered {
     }
 }
 
+/// Reads the list of mounts.
+type ReadMounts<'a> = dyn Fn() -> Result<Vec<Mount>, MountInfoError> + 'a;
+
+/// The bundles that were mounted when the clean-up began, by the source of their mounts.
+struct Seen(HashSet<OsString>);
+
+impl Seen {
+    fn in_list(mounts: &[Mount]) -> Self {
+        let bundles = mounts.iter().filter(|mount| mount.is_bundle());
+        Self(bundles.map(|mount| mount.source.clone()).collect())
+    }
+
+    fn has(&self, directory: &OverlayDirectory) -> bool {
+        self.0.contains(OsStr::new(&directory.mount_source()))
+    }
+}
+
 enum Outcome {
     Kept,
     Reclaimed,
@@ -198,8 +260,4 @@ fn take_down(mount: &Mount) -> Result<(), StoreError> {
         return Err(io(Errno::BUSY));
     }
     unmount(descriptor_path(handle.as_fd()), UnmountFlags::DETACH).map_err(io)
-}
-
-fn mount_id(handle: BorrowedFd<'_>) -> Result<u64, Errno> {
-    Ok(statx(handle, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?.stx_mnt_id)
 }

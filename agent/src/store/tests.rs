@@ -2,7 +2,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use serde_json::json;
 
-use super::fixture::{Fixture, fetch_layer, file, image, layer, list};
+use super::fixture::{Archive, Fixture, fetch_layer, file, image, layer, list};
 use super::*;
 
 fn one_layer(tar: &[u8]) -> Approved<Layer> {
@@ -40,6 +40,7 @@ fn a_layer_is_visible_only_when_published_and_is_then_shared() {
         tar.as_slice(),
         &staging,
         &rootfs::Limits::default(),
+        &rootfs::Cancel::new(),
     )
     .unwrap();
     assert_eq!(store.layer(&approved).unwrap(), None);
@@ -73,7 +74,9 @@ fn publishing_twice_keeps_the_first_tree() {
     let unpack = || {
         let staging = store.stage().unwrap();
         let limits = rootfs::Limits::default();
-        let unpacked = rootfs::unpack(&approved, tar.as_slice(), &staging, &limits).unwrap();
+        let cancel = rootfs::Cancel::new();
+        let unpacked =
+            rootfs::unpack(&approved, tar.as_slice(), &staging, &limits, &cancel).unwrap();
         (staging, unpacked)
     };
     let ((staging, unpacked), (late_staging, late)) = (unpack(), unpack());
@@ -101,7 +104,7 @@ fn the_same_content_from_another_blob_is_another_layer() {
         blob: blob.to_owned(),
         diff_id: diff_id.to_owned(),
         encryption: "none".to_owned(),
-        has_root_entry: false,
+        implied: Implied::default(),
     };
     let keys = [
         record("sha256:1", "sha256:2"),
@@ -202,8 +205,9 @@ fn a_full_disk_is_told_apart() {
     let approved = one_layer(&tar);
     let staging = store.stage().unwrap();
     let limits = rootfs::Limits::default();
-    let unpacked = rootfs::unpack(&approved, tar.as_slice(), &staging, &limits).unwrap();
-    let key = LayerRecord::new(&store, &approved, false).key();
+    let cancel = rootfs::Cancel::new();
+    let unpacked = rootfs::unpack(&approved, tar.as_slice(), &staging, &limits, &cancel).unwrap();
+    let key = LayerRecord::new(&store, &approved, Implied::default()).key();
     let filler = fixture.work_dir().join("filler");
     let full = std::fs::write(&filler, vec![1; 1 << 20]).unwrap_err();
     assert_eq!(Errno::from_io_error(&full), Some(Errno::NOSPC));
@@ -214,4 +218,45 @@ fn a_full_disk_is_told_apart() {
     assert_eq!(fixture.list("layers"), [""; 0]);
     assert_eq!(fixture.list("staging"), [""; 0]);
     assert_eq!(fixture.list("records"), [""; 0]);
+}
+
+#[test]
+fn a_record_that_could_not_be_read_back_is_refused_before_it_is_written() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    let mut record = store.new_record().unwrap();
+    record.decision = "x".repeat(MAX_RECORD).into();
+    let error = OverlayDirectory::create(&store, &record).unwrap_err();
+    assert!(
+        matches!(&error, StoreError::RecordTooLong { path, length, maximum: MAX_RECORD }
+            if path.ends_with("record.json") && *length > MAX_RECORD),
+        "{error:?}"
+    );
+    assert_eq!(fixture.list("overlay"), [""; 0]);
+
+    let names: Vec<_> = (0..5000)
+        .map(|index| format!("{}/{index}", "d".repeat(4000)))
+        .collect();
+    let implied = Implied::try_from(names).unwrap();
+    let record = LayerRecord::new(&store, &one_layer(&file("a", "a")), implied);
+    let error = to_json(&record, Path::new("layer.json")).unwrap_err();
+    assert!(
+        matches!(&error, StoreError::RecordTooLong { length, .. } if *length > 20_000_000),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn the_implied_directories_of_a_layer_are_known_to_the_next_process() {
+    let fixture = Fixture::new();
+    let tar = Archive::default()
+        .entry(b"given/", 0o700)
+        .entry(b"given/in\xff%/x", 0o600)
+        .end();
+    let stored = fetch_layer(&fixture.store(), &one_layer(&tar), &tar);
+    let found = fixture.store().layer(&one_layer(&tar)).unwrap().unwrap();
+    assert_eq!(found, stored);
+    let implied: Vec<_> = found.implied().paths().collect();
+    assert_eq!(implied, [&b""[..], b"given/in\xff%"]);
+    assert!(!found.has_root_entry());
 }
