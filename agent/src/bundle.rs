@@ -117,6 +117,11 @@ pub enum BundleError {
     },
 }
 
+/// Refuses what [`assemble`] would refuse about `path`, before anything is fetched for it.
+pub(crate) fn preflight(store: &Store, path: &BundlePath) -> Result<(), BundleError> {
+    place::preflight(path, store.root())
+}
+
 /// Mounts `layers`, which are those of `image` bottom first, at `<path>/rootfs`, and writes
 /// `<path>/config.json`.
 ///

@@ -97,14 +97,24 @@ impl Agent {
         bundle: &Path,
         listener: &Listener,
     ) -> Result<Pulled, Error> {
-        let store = Store::open(&self.config.image.work_dir).map_err(Error::Store)?;
-        let bundle =
-            BundlePath::parse(bundle, &self.config.image.work_dir).map_err(Error::BundlePath)?;
+        let (store, bundle) = self.place(bundle).await?;
         let reference = ImageRef::parse_edge(image).map_err(Error::Reference)?;
         let (source, manifest) = self.approve(&reference, listener).await?;
         let image = self.with_config(&source, manifest).await?;
         let layers = self.layers(&store, &source, &image, listener).await?;
         self.assemble(store, image, layers, bundle, listener).await
+    }
+
+    /// The store, and the bundle's path as far as it can be judged before there is a bundle.
+    async fn place(&self, bundle: &Path) -> Result<(Store, BundlePath), Error> {
+        let work_dir = self.config.image.work_dir.clone();
+        let bundle = BundlePath::parse(bundle, &work_dir).map_err(Error::BundlePath)?;
+        blocking(move || {
+            let store = Store::open(&work_dir).map_err(Error::Store)?;
+            bundle::preflight(&store, &bundle).map_err(Error::BundlePath)?;
+            Ok((store, bundle))
+        })
+        .await
     }
 
     /// Decides whether `image` may run, and unpacks nothing.

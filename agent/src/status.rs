@@ -63,8 +63,8 @@ fn verdict(code: Code, stage: &'static str, cause: &'static str) -> Verdict {
 }
 
 impl Verdict {
-    fn with(self, facts: String) -> Self {
-        let facts = Some(printable(&facts, MAX_FACTS));
+    fn with(self, facts: &str) -> Self {
+        let facts = Some(printable(facts, MAX_FACTS));
         Self { facts, ..self }
     }
 
@@ -72,7 +72,7 @@ impl Verdict {
         match error {
             Error::Reference(source) => {
                 verdict(Code::INVALID_ARGUMENT, "reference", "malformed image name")
-                    .with(source.to_string())
+                    .with(&source.to_string())
             }
             Error::BundlePath(source) => of_bundle("bundle path", source),
             Error::NoPolicy { hint } => verdict(
@@ -80,7 +80,7 @@ impl Verdict {
                 "policy",
                 "no image policy is configured",
             )
-            .with(hint.clone()),
+            .with(hint),
             Error::Policy(_) => verdict(
                 Code::FAILED_PRECONDITION,
                 "policy",
@@ -110,25 +110,20 @@ impl Verdict {
             Error::Manifest(source) => of_manifest(source),
             Error::Platform(source) => {
                 verdict(Code::NOT_FOUND, "resolve", "no image for this platform")
-                    .with(source.to_string())
+                    .with(&source.to_string())
             }
             Error::Denied { denied, .. } => verdict(
                 Code::PERMISSION_DENIED,
                 "decide",
                 "Image policy rejected: Denied by policy",
             )
-            .with(denied.cause().to_owned()),
+            .with(denied.cause()),
             Error::Config(source) => of_config(source),
             Error::Unpack { layer, source } => of_unpack(source).about(&layer.to_string()),
             Error::Store(source) => of_store(source),
             Error::Assemble(source) => of_bundle("assemble", source),
-            Error::Deadline { seconds } => {
-                verdict(Code::DEADLINE_EXCEEDED, "pull", "deadline exceeded")
-                    .with(format!("{seconds} s"))
-            }
-            Error::Panicked => verdict(Code::INTERNAL, "pull", "internal error"),
-            Error::ShuttingDown | Error::Interrupted => {
-                verdict(Code::UNAVAILABLE, "pull", "the daemon is ending")
+            Error::Deadline { .. } | Error::Panicked | Error::ShuttingDown | Error::Interrupted => {
+                of_end(error)
             }
         }
     }
@@ -139,7 +134,20 @@ impl Verdict {
             Some(facts) => format!("layer {layer}: {facts}"),
             None => format!("layer {layer}"),
         };
-        self.with(facts)
+        self.with(&facts)
+    }
+}
+
+/// A pull that ended for no reason of its own.
+fn of_end(error: &Error) -> Verdict {
+    let stage = "pull";
+    match error {
+        Error::Deadline { seconds } => verdict(Code::DEADLINE_EXCEEDED, stage, "deadline exceeded")
+            .with(&format!("{seconds} s")),
+        Error::ShuttingDown | Error::Interrupted => {
+            verdict(Code::UNAVAILABLE, stage, "the daemon is ending")
+        }
+        _ => verdict(Code::INTERNAL, stage, "internal error"),
     }
 }
 
@@ -162,7 +170,7 @@ fn of_resource(error: &ResourceError) -> Verdict {
             kbs_client::Error::Tls { .. } => failed("key broker service not trusted"),
             kbs_client::Error::Version { ours, theirs, .. } => {
                 failed("key broker service speaks another protocol")
-                    .with(format!("expected {ours}, found {theirs}"))
+                    .with(&format!("expected {ours}, found {theirs}"))
             }
             kbs_client::Error::SessionRefused { .. }
             | kbs_client::Error::EvidenceRefused { .. }
@@ -214,11 +222,11 @@ fn of_registry(stage: &'static str, error: &RegistryError) -> Verdict {
         // What the registry says of it stays in the guest.
         RegistryError::Refused { wanted, status, .. }
         | RegistryError::Status { wanted, status, .. } => {
-            verdict.with(format!("{wanted}: HTTP status {status}"))
+            verdict.with(&format!("{wanted}: HTTP status {status}"))
         }
         // The others have names, hosts, digests and sizes, and the system's words for a broken
         // connection: the host carries it.
-        _ => verdict.with(error.to_string()),
+        _ => verdict.with(&error.to_string()),
     }
 }
 
@@ -239,20 +247,20 @@ fn of_manifest(error: &ManifestError) -> Verdict {
     };
     // These texts have digests, sizes, counts and media types of the manifest, which the host
     // serves, and nothing else.
-    verdict(code, "resolve", cause).with(error.to_string())
+    verdict(code, "resolve", cause).with(&error.to_string())
 }
 
 fn of_config(error: &ConfigError) -> Verdict {
     match error {
         ConfigError::TooLarge { .. } => {
-            verdict(Code::RESOURCE_EXHAUSTED, "config", "limit exceeded").with(error.to_string())
+            verdict(Code::RESOURCE_EXHAUSTED, "config", "limit exceeded").with(&error.to_string())
         }
         ConfigError::Content(source) => {
-            verdict(Code::DATA_LOSS, "config", "digest mismatch").with(source.to_string())
+            verdict(Code::DATA_LOSS, "config", "digest mismatch").with(&source.to_string())
         }
         ConfigError::LayerCount { .. } | ConfigError::Platform { .. } => {
             verdict(Code::DATA_LOSS, "config", "config does not fit the image")
-                .with(error.to_string())
+                .with(&error.to_string())
         }
         ConfigError::Layers(source) => of_manifest(source),
         _ => verdict(Code::DATA_LOSS, "config", "malformed image config"),
@@ -265,13 +273,13 @@ fn of_unpack(error: &rootfs::Error) -> Verdict {
     let hostile = |cause| verdict(Code::DATA_LOSS, stage, cause);
     match error {
         E::BlobTooLong { .. } | E::BlobTooShort { .. } => {
-            verdict(Code::DATA_LOSS, stage, "size mismatch").with(error.to_string())
+            verdict(Code::DATA_LOSS, stage, "size mismatch").with(&error.to_string())
         }
         E::BlobDigest { .. } | E::DiffId { .. } => {
-            verdict(Code::DATA_LOSS, stage, "digest mismatch").with(error.to_string())
+            verdict(Code::DATA_LOSS, stage, "digest mismatch").with(&error.to_string())
         }
         E::Limit { .. } => {
-            verdict(Code::RESOURCE_EXHAUSTED, stage, "limit exceeded").with(error.to_string())
+            verdict(Code::RESOURCE_EXHAUSTED, stage, "limit exceeded").with(&error.to_string())
         }
         E::NoSpace { .. } => verdict(Code::RESOURCE_EXHAUSTED, stage, "disk full"),
         E::Inflate { .. } | E::TrailingGarbage { .. } => {
@@ -303,6 +311,9 @@ fn of_store(error: &StoreError) -> Verdict {
     let stage = "store";
     match error {
         StoreError::DiskFull { .. } => verdict(Code::RESOURCE_EXHAUSTED, stage, "disk full"),
+        StoreError::RecordTooLong { .. } => {
+            verdict(Code::RESOURCE_EXHAUSTED, stage, "limit exceeded")
+        }
         StoreError::Tree { source, .. } if matches!(**source, rootfs::Error::NoSpace { .. }) => {
             verdict(Code::RESOURCE_EXHAUSTED, stage, "disk full")
         }
@@ -314,7 +325,7 @@ fn of_bundle(stage: &'static str, error: &BundleError) -> Verdict {
     match error {
         // The bundle's path is the caller's own.
         BundleError::Path(source) => {
-            verdict(Code::INVALID_ARGUMENT, stage, "unusable bundle path").with(source.to_string())
+            verdict(Code::INVALID_ARGUMENT, stage, "unusable bundle path").with(&source.to_string())
         }
         BundleError::Exists { .. } => verdict(
             Code::ALREADY_EXISTS,
@@ -328,7 +339,7 @@ fn of_bundle(stage: &'static str, error: &BundleError) -> Verdict {
         ),
         BundleError::DiskFull { .. } => verdict(Code::RESOURCE_EXHAUSTED, stage, "disk full"),
         BundleError::Mount { layers, .. } => {
-            verdict(Code::INTERNAL, stage, "mount failed").with(format!("{layers} layers"))
+            verdict(Code::INTERNAL, stage, "mount failed").with(&format!("{layers} layers"))
         }
         BundleError::User(_) => verdict(
             Code::FAILED_PRECONDITION,

@@ -125,6 +125,7 @@ impl<'a> Writer<'a> {
 
     /// Writes what could not be written before everything else was there.
     pub(crate) fn finish(mut self) -> Result<Written, Error> {
+        self.cancel.check()?;
         self.forward_links()?;
         let is_opaque = self.tree.root_is_opaque;
         let counts = self.tree.counts;

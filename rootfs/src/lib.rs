@@ -22,7 +22,8 @@
 //!
 //! * A name is relative to the layer's root, also when it is written as absolute; `..` is refused.
 //! * A parent that is a symbolic link is followed as in a chroot of the layer's root; one that
-//!   leads to nothing in this layer is refused, and so is a parent that is no directory.
+//!   leads to nothing in this layer, or there only by endless detours, is refused, and so is a
+//!   parent that is no directory.
 //! * The last entry of a name wins. A directory entry replaces whatever is not a directory; a file
 //!   or link replaces a directory with all that is in it; a device or fifo in place of a directory
 //!   is refused.

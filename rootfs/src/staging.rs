@@ -50,7 +50,7 @@ impl Staging {
                 Err(errno) => {
                     // Of no use, and nobody else's. Takes no descriptor, the lack of which is the
                     // likeliest cause.
-                    drop(own.remove_tree(&name));
+                    drop(own.remove_all(OsStr::from_bytes(&name)));
                     return Err(Error::io("lock", &name)(errno));
                 }
             };
@@ -202,6 +202,10 @@ static SERIAL: AtomicU64 = AtomicU64::new(0);
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::{AsFd, AsRawFd};
+
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
     use super::*;
     use crate::unpacked::{Counts, Root};
 
@@ -235,6 +239,49 @@ mod tests {
         assert_eq!(dir.names().unwrap().len(), 1);
         drop(staging);
         assert_eq!(dir.names().unwrap().len(), 0);
+    }
+
+    /// The limit is that of a process, so this test runs itself in one of its own.
+    #[test]
+    fn leaves_nothing_when_descriptors_run_out() {
+        const CHILD: &str = "ROOTFS_TEST_WITHOUT_DESCRIPTORS";
+        let (scratch, dir) = scratch();
+        if std::env::var_os(CHILD).is_none() {
+            let this = "staging::tests::leaves_nothing_when_descriptors_run_out";
+            let status = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", this])
+                .env(CHILD, "1")
+                .status()
+                .unwrap();
+            assert!(status.success(), "{status}");
+            return;
+        }
+        let before = getrlimit(Resource::Nofile);
+        let next = u64::try_from(dir.try_clone().unwrap().as_fd().as_raw_fd()).unwrap();
+        let outcomes = [0, 1, 2].map(|free| {
+            let current = Some(next + free);
+            setrlimit(Resource::Nofile, Rlimit { current, ..before }).unwrap();
+            let created = Staging::create(&dir).map(drop);
+            setrlimit(Resource::Nofile, before).unwrap();
+            assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
+            created
+        });
+        let [
+            Err(Error::Io {
+                operation: "duplicate the handle of",
+                ..
+            }),
+            Err(Error::Io {
+                operation: "lock",
+                source,
+                ..
+            }),
+            Ok(()),
+        ] = outcomes
+        else {
+            panic!("{outcomes:?}")
+        };
+        assert_eq!(source.raw_os_error(), Some(Errno::MFILE.raw_os_error()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, mkdirat, openat2, statat, unlinkat};
 use rustix::io::Errno;
@@ -46,11 +46,7 @@ impl Place {
         if !is_linked(bundle.as_fd()).map_err(|error| make(error.into()))? {
             return Err(BundleError::Busy { path });
         }
-        match statat(&bundle, CONFIG, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => {}
-            Ok(_) => return Err(BundleError::Exists { path, what: CONFIG }),
-            Err(error) => return Err(make(error.into())),
-        }
+        refuse_config(&path, bundle.as_fd())?;
         directories.make_rootfs()?;
         Ok(Self {
             path,
@@ -101,6 +97,27 @@ impl Drop for Place {
         if let Some(config) = self.config {
             remove_config(self.bundle.as_fd(), Some(config));
         }
+    }
+}
+
+/// Refuses, without making anything, a path that no bundle can be made at: one that leads astray,
+/// or that holds one already.
+pub(crate) fn preflight(path: &BundlePath, work_dir: BorrowedFd<'_>) -> Result<(), BundleError> {
+    let walk = path.walk(work_dir)?;
+    if walk.missing().is_empty() {
+        refuse_config(path.as_path(), walk.deepest())?;
+    }
+    Ok(())
+}
+
+fn refuse_config(path: &Path, bundle: BorrowedFd<'_>) -> Result<(), BundleError> {
+    match statat(bundle, CONFIG, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => Ok(()),
+        Ok(_) => Err(BundleError::Exists {
+            path: path.to_owned(),
+            what: CONFIG,
+        }),
+        Err(error) => Err(BundleError::io("look at", path)(error.into())),
     }
 }
 

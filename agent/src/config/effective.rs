@@ -140,6 +140,7 @@ fn own(page: &mut Page, own: &Own) {
     page.entry("path_depth", limits.path_depth);
     page.entry("header_bytes", limits.header_bytes);
     page.entry("xattr_bytes", limits.xattr_bytes);
+    page.entry("kept_bytes", limits.kept_bytes);
     page.entry("zstd_window_log", limits.zstd_window_log);
     page.table("[image_agent.timeouts]");
     page.entry("connect", own.timeouts.connect.as_secs());

@@ -19,6 +19,7 @@ pub(super) fn read(section: Option<Section<'_>>) -> Result<Limits, ConfigError> 
         ("path_depth", &mut limits.path_depth, PATH_MAX),
         ("header_bytes", &mut limits.header_bytes, MOST_IN_MEMORY),
         ("xattr_bytes", &mut limits.xattr_bytes, MOST),
+        ("kept_bytes", &mut limits.kept_bytes, MOST),
     ];
     for (key, field, maximum) in fields {
         if let Some(number) = section.number(key, 1, maximum)? {

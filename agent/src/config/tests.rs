@@ -377,7 +377,7 @@ fn table_of_ours_takes_effect() {
         "[image_agent]\nattester = \"sample\"\nverbose_errors = true\n\
          [image_agent.limits]\nunpacked_bytes = 1_000_000\nratio = 2\nratio_free_bytes = 3\n\
          entries = 4\npath_bytes = 5\npath_depth = 6\nheader_bytes = 7\nxattr_bytes = 0x8\n\
-         zstd_window_log = 20\n\
+         kept_bytes = 9\nzstd_window_log = 20\n\
          [image_agent.timeouts]\nconnect = 1\nidle = 2\ntotal = 3\n",
     );
     let own = config.image_agent;
@@ -392,6 +392,7 @@ fn table_of_ours_takes_effect() {
         path_depth: 6,
         header_bytes: 7,
         xattr_bytes: 8,
+        kept_bytes: 9,
         zstd_window_log: 20,
     };
     assert_eq!(own.limits, limits);

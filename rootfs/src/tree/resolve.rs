@@ -232,3 +232,24 @@ const COMPONENTS_EARNED: u64 = 32;
 const COMPONENTS_FREE: u64 = 64 << 10;
 /// Parents remembered. With two paths each they stay below 2 MiB.
 const FOLLOWED: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Limits;
+
+    /// Looking for each missing parent from the root would take a hundred thousand.
+    #[test]
+    fn parents_missing_at_the_bottom_of_a_deep_tree_cost_one_component_each() {
+        let scratch = tempfile::tempdir().unwrap();
+        let limits = Limits::default();
+        let mut tree = Tree::new(Dir::open_ambient(scratch.path()).unwrap(), &limits);
+        let bottom = vec!["a"; 1000].join("/");
+        for parent in 0..100 {
+            let path = format!("{bottom}/{parent}/x");
+            let path = RelPath::parse(path.as_bytes(), &limits).unwrap();
+            assert_eq!(tree.slot(&path).unwrap().path, path);
+        }
+        assert_eq!((tree.counts.entries, tree.counts.resolved), (1100, 1100));
+    }
+}

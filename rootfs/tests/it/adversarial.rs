@@ -322,10 +322,16 @@ fn refuses_links_and_parents_of_the_wrong_kind() {
     ]);
 }
 
+fn out_of_range(error: &Error, expected: &str) -> bool {
+    matches!(error, Error::Header { fault: HeaderFault::Number { field }, .. } if *field == expected)
+}
+
 #[test]
 fn refuses_devices_and_attributes_that_steer_the_overlay() {
     let overlay: fn(&Error) -> bool = |error| matches!(error, Error::OverlayXattr { .. });
     let device: fn(&Error) -> bool = |error| matches!(error, Error::WhiteoutDevice { .. });
+    let major: fn(&Error) -> bool = |error| out_of_range(error, "devmajor");
+    let minor: fn(&Error) -> bool = |error| out_of_range(error, "devminor");
     let over: fn(&Error) -> bool = |error| matches!(error, Error::DeviceOverDirectory { .. });
     let xattr = |key: &'static str| Tar::new().pax(&[(key, b"y")]);
     refuses(vec![
@@ -370,6 +376,26 @@ fn refuses_devices_and_attributes_that_steer_the_overlay() {
             "device 0:0",
             Tar::new().header(Header::new(b'3', "a").device(0, 0)),
             device,
+        ),
+        (
+            "device 4096:0, cut to 0:0",
+            Tar::new().header(Header::new(b'3', "a").device(0x1000, 0)),
+            major,
+        ),
+        (
+            "device 0:1048576, cut to 0:0",
+            Tar::new().header(Header::new(b'3', "a").device(0, 0x10_0000)),
+            minor,
+        ),
+        (
+            "device 4097:3, cut to 1:3",
+            Tar::new().header(Header::new(b'3', "a").device(0x1001, 3)),
+            major,
+        ),
+        (
+            "block device 0:1048576",
+            Tar::new().header(Header::new(b'4', "a").device(0, 0x10_0000)),
+            minor,
         ),
         (
             "device over directory",

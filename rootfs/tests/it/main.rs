@@ -11,6 +11,7 @@
 )]
 
 mod adversarial;
+mod exhaustion;
 mod fidelity;
 mod kit;
 mod malformed;

@@ -421,6 +421,35 @@ fn holds_layers_to_every_limit() {
                 .file("a", b""),
         ),
         (
+            LimitKind::KeptBytes,
+            Limits {
+                kept_bytes: 300,
+                ..Limits::default()
+            },
+            Tar::new().dir("a").dir("a").dir("b"),
+        ),
+        (
+            LimitKind::KeptBytes,
+            Limits {
+                kept_bytes: 150,
+                ..Limits::default()
+            },
+            Tar::new()
+                .hard_link("a", "c")
+                .hard_link("b", "c")
+                .file("c", b""),
+        ),
+        (
+            LimitKind::KeptBytes,
+            Limits {
+                kept_bytes: 400,
+                ..Limits::default()
+            },
+            Tar::new()
+                .pax(&[("SCHILY.xattr.user.a", &[b'x'; 100])])
+                .dir("a"),
+        ),
+        (
             LimitKind::UnpackedBytes,
             Limits {
                 unpacked_bytes: 3000,

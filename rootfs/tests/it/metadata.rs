@@ -172,6 +172,7 @@ fn devices_and_fifos_are_made_and_sockets_noted() {
                     .mtime(3),
             )
             .header(Header::new(b'4', "disk").device(8, 257).mode(0o6660))
+            .header(Header::new(b'3', "largest").device(0xfff, 0xf_ffff))
             .header(Header::new(b'6', "fifo").mode(0o620))
             .pax(&[("SCHILY.xattr.trusted.d", b"1")])
             .header(Header::new(b'4', "marked").device(7, 0))
@@ -189,6 +190,11 @@ fn devices_and_fifos_are_made_and_sockets_noted() {
         tree.line("disk")
     );
     assert!(
+        tree.line("largest").starts_with("020644 0:0 4095:1048575 "),
+        "{}",
+        tree.line("largest")
+    );
+    assert!(
         tree.line("fifo").starts_with("010620 0:0 "),
         "{}",
         tree.line("fifo")
@@ -198,7 +204,7 @@ fn devices_and_fifos_are_made_and_sockets_noted() {
         "{}",
         tree.line("marked")
     );
-    assert_eq!(tree.names(), ["disk", "fifo", "marked", "null"]);
+    assert_eq!(tree.names(), ["disk", "fifo", "largest", "marked", "null"]);
     assert_eq!(tree.notes.total(), 2);
 }
 
