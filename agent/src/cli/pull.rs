@@ -13,6 +13,7 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{ConfigArgs, Exit, about_file, report};
+use crate::bundle::BundleError;
 use crate::config::{Config, Environment};
 use crate::error::{Error, chain};
 use crate::logging;
@@ -150,7 +151,7 @@ fn refuse(what: &str, error: &Error, as_json: bool) -> Exit {
         | Error::Registries(_)
         | Error::Resource { .. }
         | Error::Open(_) => Exit::Misconfigured,
-        Error::Reference(_) | Error::BundlePath(_) => Exit::Usage,
+        Error::Reference(_) | Error::BundlePath(BundleError::Path(_)) => Exit::Usage,
         _ => Exit::Failed,
     };
     report::complain(&format!("{what}: {}", chain(error)));
