@@ -1,50 +1,32 @@
-//! `sigstoreSigned` with keys: a cosign signature, checked step by step.
+//! `sigstoreSigned`: a cosign signature, checked step by step.
 
 use thiserror::Error;
 
+use crate::authority::CertificateProblem;
+use crate::claims::Claims;
 use crate::decision::Proof;
 use crate::digest::Digest;
 use crate::encoding::decode_base64;
 use crate::evidence::{COSIGN_PAYLOAD, CosignSignature};
+use crate::freshness::Stale;
 use crate::identity::{IdentityMismatch, SignedIdentity};
 use crate::key::PublicKey;
 use crate::manifest::{Manifest, Subject, SubjectKind, Unverified};
+use crate::openpgp::OpenPgpProblem;
 use crate::payload::{Payload, PayloadError};
+use crate::rekor::LogProblem;
+use crate::signers::Signers;
 
-/// What a signature proved, by the only function that can say so.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Verified {
-    pub(crate) key_fingerprint: Digest,
-    pub(crate) subject: SubjectKind,
-    pub(crate) signed_reference: String,
-}
-
-impl Verified {
-    pub(crate) fn proof(self, found: String) -> Proof {
-        let Self {
-            key_fingerprint,
-            subject,
-            signed_reference,
-        } = self;
-        Proof {
-            key_fingerprint,
-            found,
-            subject,
-            signed_reference,
-        }
-    }
-}
-
-/// Checks one signature against a requirement's keys.
+/// Checks one signature against a requirement's signers.
 ///
 /// In the order of trust: the signature over the bytes, then what the bytes say, then whether that
 /// is about this image, then whether it is about the name asked for.
 pub(crate) fn verify(
     signature: &CosignSignature,
-    keys: &[PublicKey],
+    signers: &Signers,
     identity: Option<&SignedIdentity>,
     manifest: &Unverified<Manifest>,
-) -> Result<Verified, SignatureProblem> {
+) -> Result<(Proof, Claims), SignatureProblem> {
     if signature.media_type != COSIGN_PAYLOAD {
         let found = signature.media_type.clone();
         return Err(SignatureProblem::MediaType { found });
@@ -57,18 +39,23 @@ pub(crate) fn verify(
         .annotations
         .get(SIGNATURE_ANNOTATION)
         .ok_or(SignatureProblem::NoSignature)?;
-    let (key, payload) = open_cosign(keys, untrusted_payload, encoded)?;
+    let opened = signers.open(signature, untrusted_payload, encoded)?;
+    let payload = opened.payload;
     let subject = subject_of(&payload, manifest)?;
     let signed = payload.untrusted_reference();
     let default = SignedIdentity::default_for_cosign(signed);
     identity
         .unwrap_or(&default)
         .accepts(manifest.reference().as_reference(), signed)?;
-    Ok(Verified {
-        key_fingerprint: *key.fingerprint(),
+    let proof = Proof {
+        key_fingerprint: opened.signer,
+        certificate: opened.certificate,
+        logged_at: opened.logged_at,
+        found: signature.found.clone(),
         subject,
         signed_reference: signed.to_owned(),
-    })
+    };
+    Ok((proof, payload.into_claims()))
 }
 
 /// The payload, once one of `keys` has made the base64 `signature` over its bytes.
@@ -108,6 +95,18 @@ pub enum SignatureProblem {
     /// There is no signature beside the bytes.
     #[error("it has no annotation {SIGNATURE_ANNOTATION}")]
     NoSignature,
+    /// A log must have taken the signature in, and nothing says that one did.
+    #[error("it has no annotation {BUNDLE_ANNOTATION}")]
+    NoBundle,
+    /// What is said about a log does not hold for this signature.
+    #[error("its log entry: {0}")]
+    Log(#[from] LogProblem),
+    /// The signer must have a certificate, and there is none.
+    #[error("it has no annotation {CERTIFICATE_ANNOTATION}")]
+    NoCertificate,
+    /// The signer's certificate does not count.
+    #[error("{0}")]
+    Certificate(#[from] CertificateProblem),
     /// The signature is not base64.
     #[error("its signature is not base64: {0}")]
     Base64(#[from] base64::DecodeError),
@@ -117,6 +116,9 @@ pub enum SignatureProblem {
         /// The number of keys tried.
         tried: usize,
     },
+    /// The `OpenPGP` message proves nothing.
+    #[error("{0}")]
+    OpenPgp(#[from] OpenPgpProblem),
     /// What is signed is no payload.
     #[error("its payload is malformed: {0}")]
     Payload(#[from] PayloadError),
@@ -131,10 +133,19 @@ pub enum SignatureProblem {
     /// It is for another name.
     #[error("{0}")]
     Identity(#[from] IdentityMismatch),
+    /// It is not recent enough for a `notOlder`.
+    #[error("{0}")]
+    Stale(Stale),
+}
+
+impl From<Stale> for SignatureProblem {
+    fn from(stale: Stale) -> Self {
+        Self::Stale(stale)
+    }
 }
 
 /// Which of the image's documents the payload is about.
-fn subject_of(
+pub(crate) fn subject_of(
     payload: &Payload,
     manifest: &Unverified<Manifest>,
 ) -> Result<SubjectKind, SignatureProblem> {
@@ -158,3 +169,6 @@ fn other_key(tried: usize) -> String {
 }
 
 const SIGNATURE_ANNOTATION: &str = "dev.cosignproject.cosign/signature";
+pub(crate) const BUNDLE_ANNOTATION: &str = "dev.sigstore.cosign/bundle";
+pub(crate) const CERTIFICATE_ANNOTATION: &str = "dev.sigstore.cosign/certificate";
+pub(crate) const CHAIN_ANNOTATION: &str = "dev.sigstore.cosign/chain";

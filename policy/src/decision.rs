@@ -5,10 +5,14 @@ use std::fmt;
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::authority::SignerCertificate;
+use crate::certificate::CertificateError;
 use crate::cosign::SignatureProblem;
 use crate::digest::Digest;
+use crate::fingerprint::Fingerprint;
 use crate::key::KeyError;
 use crate::manifest::{Manifest, SubjectKind, Unverified};
+use crate::openpgp::KeyringError;
 use crate::reference::ImageRef;
 use crate::scope::Scope;
 
@@ -121,6 +125,8 @@ pub struct Finding {
     pub outcome: Outcome,
     /// The signatures that did not count, and why.
     pub rejected: Vec<Rejected>,
+    /// What became of the members of a threshold, as far as they were looked at.
+    pub members: Vec<Finding>,
 }
 
 impl Finding {
@@ -136,6 +142,7 @@ impl Finding {
             requirement,
             outcome,
             rejected: Vec::new(),
+            members: Vec::new(),
         }
     }
 
@@ -161,15 +168,43 @@ pub enum Grounds {
     /// The policy demands nothing.
     InsecureAcceptAnything,
     /// A signature.
-    Signature(Proof),
+    Signature(Box<Proof>),
+    /// The policy lists the digest, of the manifest or of the index.
+    DigestAllowed(Digest),
+    /// All layers are encrypted: so many.
+    LayersEncrypted(usize),
+    /// The image was asked for by digest.
+    AskedByDigest,
+    /// So many members of a threshold.
+    Members(usize),
+}
+
+impl fmt::Display for Grounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InsecureAcceptAnything => f.write_str("the policy demands nothing"),
+            Self::Signature(proof) => write!(f, "it is signed by {}", proof.key_fingerprint),
+            Self::DigestAllowed(digest) => write!(f, "the policy lists {digest}"),
+            Self::LayersEncrypted(count) => write!(f, "all layers are encrypted, {count} of them"),
+            Self::AskedByDigest => f.write_str("it was asked for by digest"),
+            Self::Members(count) => write!(f, "{count} of its members are met"),
+        }
+    }
 }
 
 /// The signature that met a requirement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Proof {
-    /// The sha256 digest of the key's `SubjectPublicKeyInfo`.
-    pub key_fingerprint: Digest,
+    /// Who signed.
+    pub key_fingerprint: Fingerprint,
+    /// The certificate that names the signer, where it is not a key of the policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<Box<SignerCertificate>>,
+    /// When a transparency log of the policy took the signature in, in seconds since 1970. It was
+    /// made before that; anyone may log an old signature late.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logged_at: Option<u64>,
     /// Where the signature was found.
     pub found: String,
     /// Which document it is on.
@@ -217,6 +252,57 @@ pub enum Refusal {
         /// What is wrong with it.
         problem: KeyError,
     },
+    /// A keyring is not one.
+    #[error("keyring {location} cannot be used: {problem}")]
+    KeyringUnusable {
+        /// Where it comes from.
+        location: String,
+        /// What is wrong with it.
+        problem: KeyringError,
+    },
+    /// The certificates of an authority are none, or what the policy wants of them cannot be.
+    #[error("the authority {location} cannot be used: {problem}")]
+    AuthorityUnusable {
+        /// Where the certificates come from.
+        location: String,
+        /// What is wrong with them.
+        problem: CertificateError,
+    },
+    /// Something may have expired, and nobody said what time it is. The caller is at fault.
+    #[error("the time is not known")]
+    NoTime,
+    /// The policy does not list the image.
+    #[error("the policy does not list {name} with the digest {found}")]
+    DigestNotAllowed {
+        /// The repository that was asked for.
+        name: String,
+        /// The digest of the manifest.
+        found: Digest,
+    },
+    /// A layer is not encrypted.
+    #[error("layer {index} is not encrypted, its media type is {media_type:?}")]
+    LayerNotEncrypted {
+        /// Which one, from 0 at the bottom.
+        index: usize,
+        /// Its media type.
+        media_type: String,
+    },
+    /// There is no layer that could be encrypted.
+    #[error("the image has no layers")]
+    NoLayers,
+    /// The image was asked for by tag.
+    #[error("the image was not asked for by digest")]
+    NotByDigest,
+    /// Too few members of a threshold are met, or by too few signers.
+    #[error("{}", too_few(*wanted, *of, *found))]
+    TooFew {
+        /// How many are wanted.
+        wanted: usize,
+        /// Of how many.
+        of: usize,
+        /// How many there are.
+        found: usize,
+    },
     /// The signatures could not be looked up, and none of those found elsewhere counts.
     #[error("the signatures of {subject} could not be listed: {why}")]
     NotListed {
@@ -249,7 +335,13 @@ impl Refusal {
             Self::Rejects => "rejected by the policy",
             Self::Unsupported { .. } => "unsupported requirement",
             Self::KeyNotFetched { .. } => "key not available",
-            Self::KeyUnusable { .. } => "key not usable",
+            Self::KeyUnusable { .. } | Self::KeyringUnusable { .. } => "key not usable",
+            Self::AuthorityUnusable { .. } => "authority not usable",
+            Self::DigestNotAllowed { .. } => "digest not allowed",
+            Self::LayerNotEncrypted { .. } | Self::NoLayers => "layer not encrypted",
+            Self::NotByDigest => "not asked for by digest",
+            Self::TooFew { .. } => "too few acceptable signatures",
+            Self::NoTime => "time not known",
             Self::NotListed { .. } => "signatures not available",
             Self::NoSignature => "no signature",
             Self::NoneCounts { .. } => "no acceptable signature",
@@ -303,20 +395,33 @@ impl fmt::Display for Denied {
             decision.reference, decision.scope
         )?;
         for (finding, number) in decision.findings.iter().zip(1_usize..) {
-            let Outcome::Refused(refusal) = &finding.outcome else {
-                continue;
-            };
-            write!(
-                f,
-                "; requirement {number}, {}: {refusal}",
-                finding.requirement
-            )?;
-            for (index, rejected) in finding.rejected.iter().enumerate() {
-                let mark = if index == 0 { ":" } else { "," };
-                write!(f, "{mark} {}: {}", rejected.found, rejected.problem)?;
+            if let Outcome::Refused(_) = &finding.outcome {
+                write!(f, "; requirement {number}, {}", Refused(finding))?;
             }
         }
         Ok(())
+    }
+}
+
+/// A finding that is a refusal, with all that led to it.
+struct Refused<'a>(&'a Finding);
+
+impl fmt::Display for Refused<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let finding = self.0;
+        let Outcome::Refused(refusal) = &finding.outcome else {
+            return write!(f, "{} is met", finding.requirement);
+        };
+        write!(f, "{}: {refusal}", finding.requirement)?;
+        for (index, rejected) in finding.rejected.iter().enumerate() {
+            let mark = if index == 0 { ":" } else { "," };
+            write!(f, "{mark} {}: {}", rejected.found, rejected.problem)?;
+        }
+        for (index, member) in finding.members.iter().enumerate() {
+            let mark = if index == 0 { " (" } else { "; " };
+            write!(f, "{mark}{}", Self(member))?;
+        }
+        f.write_str(if finding.members.is_empty() { "" } else { ")" })
     }
 }
 
@@ -345,13 +450,16 @@ struct FindingRecord<'a> {
     reason: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     rejected: Vec<RejectedRecord<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    members: Vec<FindingRecord<'a>>,
 }
 
 impl<'a> FindingRecord<'a> {
     fn new(finding: &'a Finding) -> Self {
         let (outcome, signature, reason) = match &finding.outcome {
             Outcome::Met(Grounds::InsecureAcceptAnything) => ("met", None, None),
-            Outcome::Met(Grounds::Signature(proof)) => ("met", Some(proof), None),
+            Outcome::Met(Grounds::Signature(proof)) => ("met", Some(proof.as_ref()), None),
+            Outcome::Met(grounds) => ("met", None, Some(grounds.to_string())),
             Outcome::Refused(refusal) => ("refused", None, Some(refusal.to_string())),
             Outcome::NotExamined => ("not examined", None, None),
         };
@@ -366,6 +474,7 @@ impl<'a> FindingRecord<'a> {
             signature,
             reason,
             rejected,
+            members: finding.members.iter().map(FindingRecord::new).collect(),
         }
     }
 }
@@ -374,6 +483,15 @@ impl<'a> FindingRecord<'a> {
 struct RejectedRecord<'a> {
     found: &'a str,
     problem: String,
+}
+
+fn too_few(wanted: usize, of: usize, found: usize) -> String {
+    match wanted {
+        1 => format!("none of the {of} members is met"),
+        _ => format!(
+            "{wanted} of the {of} members must be met by signers of their own, {found} can be"
+        ),
+    }
 }
 
 fn none_counts(found: usize) -> String {

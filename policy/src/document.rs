@@ -10,6 +10,7 @@ use crate::lint;
 use crate::requirement::Requirements;
 
 mod error;
+mod extension;
 mod read;
 
 pub use self::error::{PolicyError, PolicyProblem};
@@ -36,6 +37,7 @@ impl Policy {
         let top = json.root().object(&["default", "transports"])?;
         let mut reader = Reader {
             warnings: Vec::new(),
+            depth: 0,
         };
         let default_node = top.required("default")?;
         let default = reader.requirements(&default_node)?;
@@ -78,6 +80,18 @@ impl SignedIdentity {
 pub struct Warning {
     place: Place,
     text: &'static str,
+}
+
+impl Warning {
+    /// Where it stands.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// What is questionable there.
+    pub fn text(&self) -> &'static str {
+        self.text
+    }
 }
 
 impl fmt::Display for Warning {

@@ -35,6 +35,38 @@ pub(crate) fn decode_pem(text: &[u8]) -> Result<(&str, Vec<u8>), PemError> {
     Ok((label, STANDARD.decode(joined)?))
 }
 
+/// Like [`decode_pem`], with nothing behind the block but the end of its last line.
+pub(crate) fn decode_lone_pem(text: &[u8]) -> Result<(&str, Vec<u8>), PemError> {
+    let line = text.strip_suffix(b"\n").unwrap_or(text);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.last().is_some_and(u8::is_ascii_whitespace) {
+        return Err(PemError::NotOneBlock);
+    }
+    decode_pem(line)
+}
+
+/// The labels and contents of PEM blocks, one after the other.
+///
+/// A line in front of a block says to people what it is (RFC 7468 section 5.2) and means nothing;
+/// text behind the last one is a block that was cut off.
+pub(crate) fn decode_pem_blocks(text: &[u8]) -> Result<Vec<(&str, Vec<u8>)>, PemError> {
+    let mut blocks = Vec::new();
+    let mut rest = str::from_utf8(text)?.trim();
+    while !rest.is_empty() {
+        let (_, block) = rest.split_once("-----BEGIN ").ok_or(PemError::NoBlock)?;
+        let (label, block) = block.split_once("-----").ok_or(PemError::NotOneBlock)?;
+        let end = format!("-----END {label}-----");
+        let (body, after) = block.split_once(&end).ok_or(PemError::NotOneBlock)?;
+        if body.contains("-----") {
+            return Err(PemError::NotOneBlock);
+        }
+        let joined: String = body.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+        blocks.push((label, STANDARD.decode(joined)?));
+        rest = after.trim();
+    }
+    Ok(blocks)
+}
+
 /// Whether the text looks like PEM rather than base64.
 pub(crate) fn is_pem(text: &str) -> bool {
     text.trim_start().starts_with("-----BEGIN ")
@@ -72,6 +104,48 @@ mod tests {
         ];
         for text in rows {
             assert_eq!(decode_pem(text), Ok(("X", b"abc".to_vec())));
+        }
+    }
+
+    #[test]
+    fn reads_blocks_one_after_the_other() {
+        let two = b"a root\n-----BEGIN X-----\nYWJj\n-----END X-----\n\nanother\n-----BEGIN Y-----\nYQ==\n-----END Y-----\n";
+        let blocks = vec![("X", b"abc".to_vec()), ("Y", b"a".to_vec())];
+        assert_eq!(decode_pem_blocks(two), Ok(blocks));
+        assert_eq!(decode_pem_blocks(b" \n"), Ok(vec![]));
+        let rows: [(&str, &[u8], PemError); 4] = [
+            ("no block", b"x", PemError::NoBlock),
+            (
+                "text behind",
+                b"-----BEGIN X-----\nYWJj\n-----END X-----\nx",
+                PemError::NoBlock,
+            ),
+            (
+                "cut off",
+                b"-----BEGIN X-----\nYWJj\n",
+                PemError::NotOneBlock,
+            ),
+            (
+                "a block in a block",
+                b"-----BEGIN X-----\n-----BEGIN Y-----\nYWJj\n-----END X-----\n",
+                PemError::NotOneBlock,
+            ),
+        ];
+        for (row, text, expected) in rows {
+            assert_eq!(decode_pem_blocks(text), Err(expected), "{row}");
+        }
+    }
+
+    #[test]
+    fn a_lone_block_has_nothing_behind_it() {
+        let block = "-----BEGIN X-----\nYWJj\n-----END X-----";
+        for end in ["", "\n", "\r\n"] {
+            let text = format!("{block}{end}");
+            assert_eq!(decode_lone_pem(text.as_bytes()), Ok(("X", b"abc".to_vec())));
+        }
+        for end in ["\n\n", " ", " \n"] {
+            let text = format!("{block}{end}");
+            assert_eq!(decode_lone_pem(text.as_bytes()), Err(PemError::NotOneBlock));
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a decision needs, and what was found: plain data between the policy and whoever fetches.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
 
 use crate::digest::Digest;
 
@@ -13,6 +14,9 @@ pub struct Needs {
     /// The documents whose cosign signatures are wanted: those under the tag
     /// [`attachment_tag`] of each in the image's repository.
     pub cosign_subjects: Vec<Digest>,
+    /// The documents whose simple-signing signatures are wanted: those that a lookaside, or the
+    /// registry's signature extension, has for each.
+    pub lookaside_subjects: Vec<Digest>,
 }
 
 /// What was fetched. Nothing in it is believed; what is missing counts as not fetched.
@@ -23,6 +27,20 @@ pub struct Evidence {
     /// For each subject the signatures found, or why they could not be listed. A registry that
     /// knows no such tag has found none.
     pub cosign: BTreeMap<Digest, Result<Vec<CosignSignature>, String>>,
+    /// For each subject the simple-signing signatures found, or why they could not be fetched. One
+    /// that cannot be read fails them all, as in the reference implementation.
+    pub simple: BTreeMap<Digest, Result<Vec<SimpleSignature>, String>>,
+    /// The time at which expiry is judged. Nothing that may expire is believed without it.
+    pub now: Option<SystemTime>,
+}
+
+/// A simple-signing signature as it was found: an `OpenPGP` message in binary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SimpleSignature {
+    /// Where it was found, for the record: e.g. its address.
+    pub found: String,
+    /// The message.
+    pub message: Vec<u8>,
 }
 
 /// A cosign signature as it was found.

@@ -220,6 +220,13 @@ impl<'a> Node<'a> {
         self.number()?.parse().map_err(wrong)
     }
 
+    pub(crate) fn boolean(&self) -> Result<bool, JsonError> {
+        match self.json.value {
+            Value::Bool(truth) => Ok(truth),
+            _ => Err(self.wrong_type("true or false")),
+        }
+    }
+
     pub(crate) fn is_null(&self) -> bool {
         matches!(self.json.value, Value::Null)
     }
@@ -309,7 +316,7 @@ pub(crate) fn nearest<'a>(
 #[derive(Debug)]
 enum Value {
     Null,
-    Bool,
+    Bool(bool),
     Number(String),
     String(String),
     Array(Vec<Json>),
@@ -320,7 +327,7 @@ impl Value {
     fn type_name(&self) -> &'static str {
         match self {
             Self::Null => "null",
-            Self::Bool => "a boolean",
+            Self::Bool(_) => "a boolean",
             Self::Number(_) => "a number",
             Self::String(_) => "a string",
             Self::Array(_) => "an array",

@@ -17,6 +17,7 @@ use crate::encoding::{PemError, decode_pem};
 #[derive(Debug)]
 pub struct PublicKey {
     fingerprint: Digest,
+    is_ecdsa: bool,
     /// One per hash that a signature by this key may use.
     verifiers: Vec<ParsedPublicKey>,
 }
@@ -48,7 +49,12 @@ impl PublicKey {
             .any(|key| key.verify_sig(message, signature).is_ok())
     }
 
-    fn from_spki(der: &[u8]) -> Result<Self, KeyError> {
+    pub(crate) fn is_ecdsa(&self) -> bool {
+        self.is_ecdsa
+    }
+
+    /// Reads a `SubjectPublicKeyInfo`.
+    pub(crate) fn from_spki(der: &[u8]) -> Result<Self, KeyError> {
         let spki = SubjectPublicKeyInfoRef::from_der(der)?;
         let algorithms = algorithms(&spki.algorithm)?;
         let bytes = spki
@@ -66,6 +72,7 @@ impl PublicKey {
         let verifiers = algorithms.iter().map(parse).collect::<Result<_, _>>()?;
         Ok(Self {
             fingerprint: Digest::sha256_of(der),
+            is_ecdsa: spki.algorithm.oid == EC,
             verifiers,
         })
     }
@@ -96,6 +103,9 @@ pub enum KeyError {
         /// The object identifier of the algorithm or curve.
         oid: String,
     },
+    /// Transparency logs sign with ECDSA, and their keys are of no other kind.
+    #[error("the key of a transparency log is an ECDSA key, this is another")]
+    NotEcdsa,
     /// An RSA modulus too short to be safe or too long to be quick.
     #[error("an RSA key should have 2048 to 4096 bits, found {found}")]
     RsaSize {

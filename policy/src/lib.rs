@@ -18,6 +18,10 @@
 #![forbid(unsafe_code)]
 
 mod approved;
+mod authority;
+mod blob;
+mod certificate;
+mod claims;
 mod cosign;
 mod decision;
 mod descriptor;
@@ -26,40 +30,62 @@ mod document;
 mod encoding;
 mod evidence;
 mod explain;
+mod extension;
+mod fingerprint;
+mod freshness;
 mod identity;
 mod image;
 mod json;
 mod key;
 mod lint;
+mod lookaside;
 mod manifest;
+mod openpgp;
 mod payload;
 mod platform;
 mod print;
 mod reference;
+mod rekor;
 mod requirement;
 mod rules;
 mod scope;
+mod search;
+mod signers;
+mod simple;
+mod threshold;
+mod yaml;
 
 // The public interface is:
 pub use approved::Approved;
+pub use authority::{Authority, CertificateProblem, SignerCertificate};
+pub use blob::{BlobError, StoredSignature, StoredSigstore};
+pub use certificate::{Certificate, CertificateError, IssuerError};
 pub use cosign::{SignatureProblem, open_cosign};
 pub use decision::{Decision, Denied, Finding, Grounds, Outcome, Proof, Refusal, Rejected};
 pub use descriptor::{Compression, Descriptor};
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use document::{Policy, PolicyError, PolicyProblem, Warning};
 pub use encoding::PemError;
-pub use evidence::{COSIGN_PAYLOAD, CosignSignature, Evidence, Needs, attachment_tag};
+pub use evidence::{
+    COSIGN_PAYLOAD, CosignSignature, Evidence, Needs, SimpleSignature, attachment_tag,
+};
 pub use explain::Explanation;
+pub use fingerprint::Fingerprint;
+pub use freshness::{Moment, Stale};
 pub use identity::{IdentityMismatch, Remap, SignedIdentity, WrittenReference};
 pub use image::{ConfigError, Image, ImageConfig, Layer, MAX_CONFIG_BYTES, RunConfig};
 pub use json::{JsonError, JsonProblem, Place};
 pub use key::{KeyError, PublicKey};
+pub use lookaside::{Lookaside, LookasideError, LookasideProblem};
 pub use manifest::{
     DOCKER_LIST, DOCKER_MANIFEST, Document, Index, MAX_LAYERS, MAX_MANIFEST_BYTES, Manifest,
     ManifestError, NoPlatform, OCI_INDEX, OCI_MANIFEST, SubjectKind, Unverified, parse_attachments,
 };
+pub use openpgp::{Hashes, KeyringError, Keyrings, OpenPgpProblem, open_simple};
 pub use payload::{Payload, PayloadError};
 pub use platform::Platform;
 pub use reference::{ImageRef, Reference, ReferenceError, ReferenceParts};
+pub use rekor::{LogKey, LogProblem, UntrustedLogEntry, open_log_entry};
 pub use rules::Rules;
 pub use scope::Scope;
+pub use yaml::YamlProblem;

@@ -35,6 +35,11 @@ pub(crate) fn about_docker_scope(scope: &str) -> Option<&'static str> {
     }
 }
 
+/// Hashes for which somebody may have a second text.
+pub(crate) fn about_weak_hashes(allowed: bool) -> Option<&'static str> {
+    allowed.then_some("signatures and keys with SHA-1 are accepted")
+}
+
 /// A stated identity that keeps the signatures of plain `cosign sign` from counting.
 pub(crate) fn about_cosign_identity(identity: &SignedIdentity) -> Option<&'static str> {
     match identity {

@@ -120,6 +120,11 @@ impl Unverified<Manifest> {
         self.value.layers.len()
     }
 
+    /// The layers, bottom first.
+    pub(crate) fn layers(&self) -> &[Descriptor] {
+        &self.value.layers
+    }
+
     /// What a signature may be on: the manifest, and the index that lists it.
     pub(crate) fn subjects(&self) -> impl Iterator<Item = Subject<'_>> {
         let manifest = Subject {

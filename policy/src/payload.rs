@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use crate::claims::Claims;
 use crate::digest::{Digest, DigestError};
 use crate::json::{Json, JsonError, Members, Node};
 
@@ -13,24 +14,35 @@ pub struct Payload {
     digest: Digest,
     reference: String,
     creator: Option<String>,
-    timestamp: Option<i64>,
+    claims: Claims,
 }
 
 impl Payload {
     /// Reads the payload of a cosign signature.
     pub fn parse_cosign(raw: &[u8]) -> Result<Self, PayloadError> {
+        // cosign writes null when there are no annotations.
+        Self::parse(raw, COSIGN_TYPE, true)
+    }
+
+    /// Reads the content of an `OpenPGP` simple-signing message.
+    pub fn parse_simple(raw: &[u8]) -> Result<Self, PayloadError> {
+        Self::parse(raw, SIMPLE_TYPE, false)
+    }
+
+    fn parse(
+        raw: &[u8],
+        expected: &'static str,
+        null_is_absent: bool,
+    ) -> Result<Self, PayloadError> {
         let json = Json::parse(raw)?;
         let top = json.root().object(&["critical", "optional"])?;
         let critical = top
             .required("critical")?
             .object(&["type", "image", "identity"])?;
         let found = critical.required("type")?.string()?;
-        if found != COSIGN_TYPE {
+        if found != expected {
             let found = found.to_owned();
-            return Err(PayloadError::Type {
-                expected: COSIGN_TYPE,
-                found,
-            });
+            return Err(PayloadError::Type { expected, found });
         }
         let image = critical
             .required("image")?
@@ -38,22 +50,25 @@ impl Payload {
         let identity = critical
             .required("identity")?
             .object(&["docker-reference"])?;
-        // cosign writes null when there are no annotations.
         let optional = top.required("optional")?;
-        let optional = if optional.is_null() {
+        let optional = if null_is_absent && optional.is_null() {
             None
         } else {
             Some(optional.open_object()?)
         };
-        let (creator, timestamp) = optional.as_ref().map_or(Ok((None, None)), claims)?;
+        let (creator, claims) = optional
+            .as_ref()
+            .map(claims)
+            .transpose()?
+            .unwrap_or_default();
         Ok(Self {
             digest: image
                 .required("docker-manifest-digest")?
                 .string()?
                 .parse()?,
-            reference: identity.required("docker-reference")?.string()?.to_owned(),
+            reference: text_or_null(&identity.required("docker-reference")?)?.to_owned(),
             creator,
-            timestamp,
+            claims,
         })
     }
 
@@ -74,7 +89,12 @@ impl Payload {
 
     /// When it was signed by the signer's clock, in seconds since 1970.
     pub fn untrusted_timestamp(&self) -> Option<i64> {
-        self.timestamp
+        self.claims.timestamp
+    }
+
+    /// The rest of what is signed.
+    pub(crate) fn into_claims(self) -> Claims {
+        self.claims
     }
 }
 
@@ -116,7 +136,7 @@ impl From<DigestError> for PayloadError {
     }
 }
 
-fn claims(optional: &Members<'_>) -> Result<(Option<String>, Option<i64>), PayloadError> {
+fn claims(optional: &Members<'_>) -> Result<(Option<String>, Claims), PayloadError> {
     let creator = optional
         .optional("creator")
         .map(|node| node.string())
@@ -125,7 +145,23 @@ fn claims(optional: &Members<'_>) -> Result<(Option<String>, Option<i64>), Paylo
         .optional("timestamp")
         .map(|node| seconds(&node))
         .transpose()?;
-    Ok((creator.map(str::to_owned), timestamp))
+    let texts = optional
+        .iter()
+        .filter_map(|(name, node)| Some((name.to_owned(), node.string().ok()?.to_owned())));
+    let claims = Claims {
+        timestamp,
+        annotations: texts.collect(),
+    };
+    Ok((creator.map(str::to_owned), claims))
+}
+
+/// Go reads null as the empty text, which is no reference and meets no identity.
+fn text_or_null<'a>(node: &Node<'a>) -> Result<&'a str, JsonError> {
+    if node.is_null() {
+        Ok("")
+    } else {
+        node.string()
+    }
 }
 
 /// JSON has no integers: 5, 5.0 and 5e0 are the same number, and Go's encoder may write any.
@@ -141,6 +177,7 @@ fn seconds(node: &Node<'_>) -> Result<i64, PayloadError> {
 }
 
 const COSIGN_TYPE: &str = "cosign container image signature";
+const SIMPLE_TYPE: &str = "atomic container signature";
 
 #[cfg(test)]
 mod tests {

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::document::Policy;
 use crate::encoding::encode_base64;
+use crate::extension::{DigestAllowed, NotOlder, Threshold};
 use crate::identity::SignedIdentity;
 use crate::requirement::{
     Fulcio, Material, Pki, Requirement, Requirements, SignedBy, SigstoreSigned, Trust,
@@ -37,9 +38,15 @@ fn requirement(requirement: &Requirement) -> Value {
     let mut members = Map::new();
     put(&mut members, "type", requirement.name());
     match requirement {
-        Requirement::InsecureAcceptAnything | Requirement::Reject => {}
+        Requirement::InsecureAcceptAnything
+        | Requirement::Reject
+        | Requirement::Encrypted
+        | Requirement::RequireDigest => {}
         Requirement::SignedBy(signed) => signed_by(&mut members, signed),
         Requirement::SigstoreSigned(signed) => sigstore_signed(&mut members, signed),
+        Requirement::DigestAllowed(wanted) => digest_allowed(&mut members, wanted),
+        Requirement::NotOlder(wanted) => not_older(&mut members, wanted),
+        Requirement::Threshold(wanted) => threshold(&mut members, wanted),
         Requirement::SignedBaseLayer(base) => {
             members.insert("baseLayerIdentity".to_owned(), identity(Some(base)));
         }
@@ -47,9 +54,34 @@ fn requirement(requirement: &Requirement) -> Value {
     Value::Object(members)
 }
 
+fn digest_allowed(members: &mut Map<String, Value>, wanted: &DigestAllowed) {
+    members.insert("digests".to_owned(), json!(wanted.digests));
+}
+
+fn not_older(members: &mut Map<String, Value>, wanted: &NotOlder) {
+    if let Some(moment) = wanted.freshness.signed_after {
+        put(members, "signedAfter", &moment.to_string());
+    }
+    if let Some(bound) = &wanted.freshness.minimum_version {
+        let version = bound.version.to_string();
+        let bound = json!({"annotation": bound.annotation, "version": version});
+        members.insert("minimumVersion".to_owned(), bound);
+    }
+    members.insert("signature".to_owned(), requirement(&wanted.signature));
+}
+
+fn threshold(members: &mut Map<String, Value>, wanted: &Threshold) {
+    members.insert("count".to_owned(), json!(wanted.count));
+    let of = wanted.of.iter().map(requirement).collect();
+    members.insert("of".to_owned(), of);
+}
+
 fn signed_by(members: &mut Map<String, Value>, signed: &SignedBy) {
     put(members, "keyType", signed.key_type.name());
     material(members, "key", &signed.keys);
+    if signed.allow_weak_hashes {
+        members.insert("allowWeakHashes".to_owned(), Value::Bool(true));
+    }
     members.insert(
         "signedIdentity".to_owned(),
         identity(signed.identity.as_ref()),

@@ -1,5 +1,6 @@
 //! The requirements that a policy can make, as parsed values.
 
+use crate::extension::{DigestAllowed, NotOlder, Threshold};
 use crate::identity::SignedIdentity;
 
 /// One requirement.
@@ -10,6 +11,11 @@ pub(crate) enum Requirement {
     SignedBy(SignedBy),
     SigstoreSigned(SigstoreSigned),
     SignedBaseLayer(SignedIdentity),
+    DigestAllowed(DigestAllowed),
+    Encrypted,
+    NotOlder(NotOlder),
+    RequireDigest,
+    Threshold(Threshold),
 }
 
 impl Requirement {
@@ -21,6 +27,11 @@ impl Requirement {
             Self::SignedBy(_) => "signedBy",
             Self::SigstoreSigned(_) => "sigstoreSigned",
             Self::SignedBaseLayer(_) => "signedBaseLayer",
+            Self::DigestAllowed(_) => "digestAllowed",
+            Self::Encrypted => "encrypted",
+            Self::NotOlder(_) => "notOlder",
+            Self::RequireDigest => "requireDigest",
+            Self::Threshold(_) => "threshold",
         }
     }
 }
@@ -54,6 +65,8 @@ pub(crate) struct SignedBy {
     pub(crate) keys: Material,
     /// None when the policy does not say, which means `matchRepoDigestOrExact`.
     pub(crate) identity: Option<SignedIdentity>,
+    /// Whether SHA-1 will do: a key of ours, `allowWeakHashes`.
+    pub(crate) allow_weak_hashes: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,18 +1,22 @@
 //! The rules for one reference: what they need, and what they decide.
 
+use std::collections::BTreeMap;
+
 use crate::approved::{Approved, conclude};
 use crate::cosign;
-use crate::decision::{Decision, Denied, Finding, Grounds, Outcome, Refusal, Rejected};
+use crate::decision::{Decision, Denied, Finding, Grounds, Outcome, Refusal};
+use crate::digest::Digest;
 use crate::document::Policy;
-use crate::evidence::{CosignSignature, Evidence, Needs};
-use crate::identity::SignedIdentity;
-use crate::key::PublicKey;
+use crate::evidence::{Evidence, Needs};
+use crate::extension::{DigestAllowed, NotOlder, examine_encrypted, examine_reference};
 use crate::manifest::{Manifest, Unverified};
 use crate::reference::ImageRef;
-use crate::requirement::{
-    KeyType, Material, Piece, Requirement, Requirements, SignedBy, SigstoreSigned, Trust,
-};
+use crate::requirement::{KeyType, Material, Piece, Requirement, Requirements, SigstoreSigned};
 use crate::scope::Scope;
+use crate::search::Search;
+use crate::signers::Signers;
+use crate::simple::SimpleCheck;
+use crate::threshold::ThresholdCheck;
 
 impl Policy {
     /// The rules for `reference`: those of the most specific scope, and of no other.
@@ -62,10 +66,8 @@ impl Rules<'_> {
     pub fn needs(&self, manifest: &Unverified<Manifest>) -> Needs {
         let checks: Result<Vec<_>, _> = self.requirements.iter().map(check).collect();
         let mut needs = Needs::default();
-        for signature in checks.unwrap_or_default().iter().filter_map(Check::cosign) {
-            let paths = signature.keys.pieces().into_iter().filter_map(Piece::path);
-            needs.resources.extend(paths.map(str::to_owned));
-            needs.cosign_subjects = manifest.subjects().map(|subject| subject.digest).collect();
+        for check in checks.unwrap_or_default() {
+            check.add_needs(manifest, &mut needs);
         }
         needs
     }
@@ -87,11 +89,10 @@ impl Rules<'_> {
                 let rules_for = self.reference.to_string();
                 Finding::refused(requirement.name(), Refusal::OtherReference { rules_for })
             }
-            Ok(Check::Nothing) => {
-                let met = Outcome::Met(Grounds::InsecureAcceptAnything);
-                Finding::new(requirement.name(), met)
+            Ok(check) => {
+                let search = &mut Search::for_one();
+                check.examine(requirement.name(), &manifest, evidence, search)
             }
-            Ok(Check::Cosign(wanted)) => wanted.examine(&manifest, evidence),
         };
         let findings = self.requirements.iter().map(examine).collect();
         let scope = self.scope.clone();
@@ -108,102 +109,127 @@ pub(crate) fn candidate_scopes(reference: &ImageRef) -> impl Iterator<Item = Str
 }
 
 /// A requirement that evidence can meet.
-enum Check<'a> {
+pub(crate) enum Check<'a> {
     Nothing,
     Cosign(CosignCheck<'a>),
+    Simple(SimpleCheck<'a>),
+    DigestAllowed(&'a DigestAllowed),
+    Encrypted,
+    RequireDigest,
+    NotOlder(&'a NotOlder, Box<Check<'a>>),
+    Threshold(ThresholdCheck<'a>),
 }
 
-impl<'a> Check<'a> {
-    fn cosign(&self) -> Option<&CosignCheck<'a>> {
+impl Check<'_> {
+    /// Adds what must be fetched.
+    pub(crate) fn add_needs(&self, manifest: &Unverified<Manifest>, needs: &mut Needs) {
+        let subjects = || manifest.subjects().map(|subject| subject.digest).collect();
         match self {
-            Self::Cosign(check) => Some(check),
-            Self::Nothing => None,
+            Self::Nothing | Self::DigestAllowed(_) | Self::Encrypted | Self::RequireDigest => {}
+            Self::Cosign(signature) => {
+                let locations = signature.wanted.locations();
+                needs.resources.extend(locations.map(str::to_owned));
+                needs.cosign_subjects = subjects();
+            }
+            Self::Simple(signature) => {
+                needs.resources.extend(signature.resources());
+                needs.lookaside_subjects = subjects();
+            }
+            Self::NotOlder(_, signature) => signature.add_needs(manifest, needs),
+            Self::Threshold(threshold) => threshold.add_needs(manifest, needs),
+        }
+    }
+
+    /// Looks whether the evidence meets the requirement; the signers who did are left in `search`.
+    pub(crate) fn examine(
+        &self,
+        name: &'static str,
+        manifest: &Unverified<Manifest>,
+        evidence: &Evidence,
+        search: &mut Search<'_>,
+    ) -> Finding {
+        match self {
+            Self::Nothing => Finding::new(name, Outcome::Met(Grounds::InsecureAcceptAnything)),
+            Self::Cosign(wanted) => wanted.examine(manifest, evidence, search),
+            Self::Simple(wanted) => wanted.examine(manifest, evidence, search),
+            Self::DigestAllowed(wanted) => Finding::new(name, wanted.examine(manifest)),
+            Self::Encrypted => Finding::new(name, examine_encrypted(manifest)),
+            Self::RequireDigest => Finding::new(name, examine_reference(manifest)),
+            Self::NotOlder(wanted, signature) => {
+                let mut part = search.part().fresh(Some(&wanted.freshness));
+                let finding = signature.examine(name, manifest, evidence, &mut part);
+                search.absorb(part);
+                Finding {
+                    requirement: name,
+                    ..finding
+                }
+            }
+            Self::Threshold(wanted) => wanted.examine(name, manifest, evidence, search),
         }
     }
 }
 
 /// What there is to check, or why no evidence could ever help.
-fn check(requirement: &Requirement) -> Result<Check<'_>, Refusal> {
+pub(crate) fn check(requirement: &Requirement) -> Result<Check<'_>, Refusal> {
     let unsupported = |feature| Err(Refusal::Unsupported { feature });
     match requirement {
         Requirement::InsecureAcceptAnything => Ok(Check::Nothing),
         Requirement::Reject => Err(Refusal::Rejects),
-        Requirement::SignedBy(SignedBy {
-            key_type: KeyType::GpgKeys,
-            ..
-        }) => unsupported("signedBy, a simple-signing signature by OpenPGP keys,"),
+        Requirement::SignedBy(signed) if signed.key_type == KeyType::GpgKeys => {
+            Ok(Check::Simple(SimpleCheck { signed }))
+        }
         Requirement::SignedBy(_) => unsupported("signedBy with a keyType other than GPGKeys"),
         Requirement::SignedBaseLayer(_) => unsupported("signedBaseLayer"),
-        Requirement::SigstoreSigned(SigstoreSigned {
-            trust,
-            rekor,
-            identity,
-        }) => match trust {
-            Trust::Fulcio(_) => unsupported("sigstoreSigned with fulcio"),
-            Trust::Pki(_) => unsupported("sigstoreSigned with pki"),
-            Trust::Keys(_) if rekor.is_some() => {
-                unsupported("sigstoreSigned with a rekorPublicKey")
-            }
-            Trust::Keys(keys) => Ok(Check::Cosign(CosignCheck {
-                keys,
-                identity: identity.as_ref(),
-            })),
-        },
+        Requirement::SigstoreSigned(wanted) => Ok(Check::Cosign(CosignCheck { wanted })),
+        Requirement::DigestAllowed(wanted) => Ok(Check::DigestAllowed(wanted)),
+        Requirement::Encrypted => Ok(Check::Encrypted),
+        Requirement::RequireDigest => Ok(Check::RequireDigest),
+        Requirement::NotOlder(wanted) => {
+            let signature = check(&wanted.signature)?;
+            Ok(Check::NotOlder(wanted, Box::new(signature)))
+        }
+        Requirement::Threshold(wanted) => ThresholdCheck::new(wanted).map(Check::Threshold),
     }
 }
 
-/// `sigstoreSigned` with keys: one good signature is enough, and bad ones beside it do no harm.
-struct CosignCheck<'a> {
-    keys: &'a Material,
-    identity: Option<&'a SignedIdentity>,
+/// `sigstoreSigned`: one good signature is enough, and bad ones beside it do no harm.
+pub(crate) struct CosignCheck<'a> {
+    wanted: &'a SigstoreSigned,
 }
 
 impl CosignCheck<'_> {
-    fn examine(&self, manifest: &Unverified<Manifest>, evidence: &Evidence) -> Finding {
-        let keys = match load_keys(self.keys, evidence) {
-            Ok(keys) => keys,
+    /// Goes through the signatures that were found until `search` has enough.
+    fn examine(
+        &self,
+        manifest: &Unverified<Manifest>,
+        evidence: &Evidence,
+        search: &mut Search<'_>,
+    ) -> Finding {
+        let signers = match Signers::load(self.wanted, evidence) {
+            Ok(signers) => signers,
             Err(refusal) => return Finding::refused(SIGSTORE_SIGNED, refusal),
         };
-        let (signatures, unlisted) = signatures_on(manifest, evidence);
-        let mut rejected = Vec::new();
+        let (signatures, unlisted) = signatures_on(manifest, &evidence.cosign);
         for signature in signatures {
-            match cosign::verify(signature, &keys, self.identity, manifest) {
-                Ok(verified) => {
-                    let proof = verified.proof(signature.found.clone());
-                    let outcome = Outcome::Met(Grounds::Signature(proof));
-                    return Finding {
-                        rejected,
-                        ..Finding::new(SIGSTORE_SIGNED, outcome)
-                    };
-                }
-                Err(problem) => {
-                    rejected.push(Rejected {
-                        found: signature.found.clone(),
-                        problem,
-                    });
-                }
+            let identity = self.wanted.identity.as_ref();
+            let verified = cosign::verify(signature, &signers, identity, manifest);
+            if search.take(&signature.found, verified) {
+                break;
             }
         }
-        let refusal = unlisted.unwrap_or(match rejected.len() {
-            0 => Refusal::NoSignature,
-            found => Refusal::NoneCounts { found },
-        });
-        Finding {
-            rejected,
-            ..Finding::refused(SIGSTORE_SIGNED, refusal)
-        }
+        search.finish(SIGSTORE_SIGNED, unlisted)
     }
 }
 
 /// The signatures found on any of the image's documents, and the first failure to list some.
-fn signatures_on<'e>(
+pub(crate) fn signatures_on<'e, S>(
     manifest: &Unverified<Manifest>,
-    evidence: &'e Evidence,
-) -> (Vec<&'e CosignSignature>, Option<Refusal>) {
+    fetched: &'e BTreeMap<Digest, Result<Vec<S>, String>>,
+) -> (Vec<&'e S>, Option<Refusal>) {
     let mut found = Vec::new();
     let mut unlisted = None;
     for subject in manifest.subjects() {
-        match evidence.cosign.get(&subject.digest) {
+        match fetched.get(&subject.digest) {
             Some(Ok(signatures)) => found.extend(signatures),
             Some(Err(why)) => {
                 let (subject, why) = (subject.digest, why.clone());
@@ -218,15 +244,14 @@ fn signatures_on<'e>(
     (found, unlisted)
 }
 
-/// Every key of the requirement, or the first that is not to be had: a key that is left out would
-/// make the requirement another one.
-fn load_keys(material: &Material, evidence: &Evidence) -> Result<Vec<PublicKey>, Refusal> {
-    let load = |(index, piece): (usize, Piece<'_>)| {
-        let (location, pem) = match piece {
-            Piece::Data(data) => (format!("{index} in the policy"), data),
-            Piece::Path(path) => (path.to_owned(), resource(path, evidence)?),
-        };
-        PublicKey::from_pem(pem).map_err(|problem| Refusal::KeyUnusable { location, problem })
+/// The content of every piece with its name, or the first that is not to be had.
+pub(crate) fn load_pieces<'e>(
+    material: &'e Material,
+    evidence: &'e Evidence,
+) -> Result<Vec<(String, &'e [u8])>, Refusal> {
+    let load = |(index, piece): (usize, Piece<'e>)| match piece {
+        Piece::Data(data) => Ok((format!("{index} in the policy"), data)),
+        Piece::Path(path) => Ok((path.to_owned(), resource(path, evidence)?)),
     };
     (1..).zip(material.pieces()).map(load).collect()
 }

@@ -282,7 +282,7 @@ pub(crate) fn wanted_platforms(vector: &Vector<'_>, _: &Path) -> Outcome {
 }
 
 /// Null members are an artefact of the implementation that the answers come from.
-fn normalise(value: &mut Value) {
+pub(crate) fn normalise(value: &mut Value) {
     match value {
         Value::Object(members) => {
             members.retain(|_, member| !member.is_null());
@@ -367,7 +367,7 @@ fn manifest(vector: &Vector<'_>, fixtures: &Path) -> Result<Vec<u8>, Box<dyn Err
     }
 }
 
-fn reject<E: Error>(error: &E) -> Answer {
+pub(crate) fn reject<E: Error>(error: &E) -> Answer {
     let cause = error
         .source()
         .map(|cause| format!(": {cause}"))

@@ -1,14 +1,12 @@
 //! The area `policy-eval`: a policy, a reference and an image with its signatures, end to end.
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::Path;
+use std::time::SystemTime;
 
-use base64::Engine;
 use policy::{
-    CosignSignature, Denied, Document, Evidence, ImageRef, Needs, Outcome, Policy, Refusal,
+    CosignSignature, Document, Evidence, ImageRef, Needs, Policy, SimpleSignature, StoredSignature,
 };
-use serde::Deserialize;
 
 use crate::score::{Answer, Vector};
 
@@ -35,64 +33,50 @@ pub(crate) fn policy_eval(vector: &Vector<'_>, fixtures: &Path) -> Result<Answer
         Err(error) => return Ok(Answer::Reject(error.to_string())),
     };
     let rules = policy.rules_for(&reference);
-    let evidence = gather(&rules.needs(&manifest), &image)?;
+    let evidence = gather(&rules.needs(&manifest), &image);
     match rules.decide(manifest, &evidence) {
         Ok(_) => Ok(Answer::Accept),
-        Err(denied) if is_unsupported(&denied) => Ok(Answer::NotApplicable(
-            "needs OpenPGP, logs or certificates, which always deny yet",
-        )),
         Err(denied) => Ok(Answer::Reject(denied.to_string())),
     }
 }
 
-fn is_unsupported(denied: &Denied) -> bool {
-    let findings = denied.decision().findings().iter();
-    let refusals = findings.filter_map(|finding| match &finding.outcome {
-        Outcome::Refused(refusal) => Some(refusal),
-        Outcome::Met(_) | Outcome::NotExamined => None,
-    });
-    let mut refusals = refusals.filter(|refusal| !matches!(refusal, Refusal::Rejects));
-    refusals.any(|refusal| matches!(refusal, Refusal::Unsupported { .. }))
-}
-
-fn gather(needs: &Needs, image: &Path) -> Result<Evidence, Box<dyn Error>> {
+fn gather(needs: &Needs, image: &Path) -> Evidence {
     let mut evidence = Evidence::default();
     for location in &needs.resources {
         let content = std::fs::read(location).map_err(|error| error.to_string());
         evidence.resources.insert(location.clone(), content);
     }
     for subject in &needs.cosign_subjects {
-        evidence.cosign.insert(*subject, Ok(signatures(image)?));
+        let found = signatures(image).map(|(cosign, _)| cosign);
+        evidence.cosign.insert(*subject, found);
     }
-    Ok(evidence)
+    for subject in &needs.lookaside_subjects {
+        let found = signatures(image).map(|(_, simple)| simple);
+        evidence.simple.insert(*subject, found);
+    }
+    evidence.now = Some(SystemTime::now());
+    evidence
 }
 
-/// The blobs `signature-1`, `signature-2`, ... up to the first that is missing.
-fn signatures(image: &Path) -> Result<Vec<CosignSignature>, Box<dyn Error>> {
-    let mut found = Vec::new();
+/// The blobs `signature-1`, `signature-2`, ... up to the first that is missing. One that cannot be
+/// read spoils them all.
+fn signatures(image: &Path) -> Result<(Vec<CosignSignature>, Vec<SimpleSignature>), String> {
+    let (mut cosign, mut simple) = (Vec::new(), Vec::new());
     for number in 1.. {
-        let file = format!("signature-{number}");
-        let Ok(blob) = std::fs::read(image.join(&file)) else {
+        let found = format!("signature-{number}");
+        let Ok(blob) = std::fs::read(image.join(&found)) else {
             break;
         };
-        let Some(json) = blob.strip_prefix(b"\0sigstore-json\n") else {
-            continue;
-        };
-        let stored: Stored = serde_json::from_slice(json)?;
-        found.push(CosignSignature {
-            found: file,
-            media_type: stored.mime_type,
-            payload: Ok(base64::engine::general_purpose::STANDARD.decode(stored.payload)?),
-            annotations: stored.annotations.unwrap_or_default(),
-        });
+        match StoredSignature::parse(blob).map_err(|error| error.to_string())? {
+            StoredSignature::Simple(message) => simple.push(SimpleSignature { found, message }),
+            StoredSignature::Sigstore(stored) => cosign.push(CosignSignature {
+                found,
+                media_type: stored.mime_type,
+                payload: Ok(stored.payload),
+                annotations: stored.annotations,
+            }),
+            _ => return Err(format!("{found} is of an unknown kind")),
+        }
     }
-    Ok(found)
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Stored {
-    mime_type: String,
-    payload: String,
-    annotations: Option<BTreeMap<String, String>>,
+    Ok((cosign, simple))
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use thiserror::Error;
 
+use crate::digest::DigestError;
 use crate::json::{DidYouMean, JsonError, JsonProblem, Place};
 use crate::reference::ReferenceError;
 
@@ -94,6 +95,60 @@ pub enum PolicyProblem {
     /// The reference names no tag and no digest.
     #[error("the reference needs a tag or a digest")]
     NameOnly,
+    /// The reference names more than a repository.
+    #[error("the name of a repository has no tag and no digest")]
+    NotNameOnly,
+    /// The text is no digest.
+    #[error("{0}")]
+    Digest(DigestError),
+    /// A `notOlder` that any signature would meet.
+    #[error("notOlder needs signedAfter or minimumVersion")]
+    NoBound,
+    /// The text is no moment.
+    #[error("a moment is written in UTC to the second, e.g. 2026-01-31T12:00:00Z")]
+    Moment,
+    /// The text is no version.
+    #[error("it is no semantic version: {why}")]
+    Version {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A threshold that everything meets, or nothing.
+    #[error("the count should be from 1 to the {members} members, found {found}")]
+    Count {
+        /// The count.
+        found: usize,
+        /// The number of members.
+        members: usize,
+    },
+    /// A threshold of too many.
+    #[error("a threshold has at most {limit} members, found {found}")]
+    TooMany {
+        /// The limit.
+        limit: usize,
+        /// The number found.
+        found: usize,
+    },
+    /// Thresholds in thresholds.
+    #[error("thresholds are nested deeper than {limit}")]
+    TooDeep {
+        /// The limit.
+        limit: usize,
+    },
+    /// A requirement that would decide a threshold by itself, or never counts.
+    #[error("{kind} cannot be a member of a threshold")]
+    NoChoice {
+        /// Its type.
+        kind: &'static str,
+    },
+    /// A requirement whose signers cannot be counted, in a threshold that counts them.
+    #[error(
+        "{kind} as it is here names no signers that can be told apart, which a count above 1 needs"
+    )]
+    NoSigners {
+        /// Its type.
+        kind: &'static str,
+    },
     /// The text is no prefix of image names.
     #[error("a prefix has the form host[:port] or host[:port]/path")]
     RemapPrefix,

@@ -13,6 +13,8 @@ use crate::requirement::{
 
 pub(super) struct Reader {
     pub(super) warnings: Vec<Warning>,
+    /// How many thresholds stand around what is read now.
+    pub(super) depth: usize,
 }
 
 impl Reader {
@@ -46,7 +48,7 @@ impl Reader {
         Requirements::new(list).ok_or_else(|| fault(node, PolicyProblem::EmptyList))
     }
 
-    fn requirement(&mut self, node: &Node<'_>) -> Result<Requirement, PolicyError> {
+    pub(super) fn requirement(&mut self, node: &Node<'_>) -> Result<Requirement, PolicyError> {
         let kind = node.open_object()?.required("type")?;
         match kind.string()? {
             "insecureAcceptAnything" => {
@@ -63,7 +65,9 @@ impl Reader {
                 let members = node.object(&["type", "baseLayerIdentity"])?;
                 identity(&members.required("baseLayerIdentity")?).map(Requirement::SignedBaseLayer)
             }
-            other => Err(unknown_value(&kind, other, REQUIREMENTS.to_vec())),
+            other => self
+                .extension(other, node)?
+                .ok_or_else(|| unknown_value(&kind, other, REQUIREMENTS.to_vec())),
         }
     }
 
@@ -75,6 +79,7 @@ impl Reader {
             "keyPaths",
             "keyData",
             "signedIdentity",
+            "allowWeakHashes",
         ];
         let members = node.object(&known)?;
         let key_type = members.required("keyType")?;
@@ -88,10 +93,15 @@ impl Reader {
         let keys = ["keyPath", "keyPaths", "keyData"];
         let key = exactly_one(&members, &keys)?;
         let keys = self.material(key.0, &key.1)?;
+        let weak = members.optional("allowWeakHashes");
+        let allow_weak_hashes = weak.map(|node| node.boolean()).transpose()?;
+        let allow_weak_hashes = allow_weak_hashes.unwrap_or_default();
+        self.warn(node, lint::about_weak_hashes(allow_weak_hashes));
         Ok(SignedBy {
             key_type,
             keys,
             identity: optional_identity(&members)?,
+            allow_weak_hashes,
         })
     }
 
@@ -295,7 +305,7 @@ fn exactly_one<'a>(
     })
 }
 
-fn list<T>(
+pub(super) fn list<T>(
     node: &Node<'_>,
     read: impl FnMut(&Node<'_>) -> Result<T, PolicyError>,
 ) -> Result<Vec<T>, PolicyError> {
@@ -306,14 +316,14 @@ fn list<T>(
     items.iter().map(read).collect()
 }
 
-fn text(node: &Node<'_>) -> Result<String, PolicyError> {
+pub(super) fn text(node: &Node<'_>) -> Result<String, PolicyError> {
     match node.string()? {
         "" => Err(fault(node, PolicyProblem::EmptyText)),
         text => Ok(text.to_owned()),
     }
 }
 
-fn unknown_value(node: &Node<'_>, found: &str, known: Vec<&'static str>) -> PolicyError {
+pub(super) fn unknown_value(node: &Node<'_>, found: &str, known: Vec<&'static str>) -> PolicyError {
     let suggestion = nearest(found, known.iter().copied()).map(str::to_owned);
     let found = found.to_owned();
     fault(
@@ -326,7 +336,7 @@ fn unknown_value(node: &Node<'_>, found: &str, known: Vec<&'static str>) -> Poli
     )
 }
 
-fn fault(node: &Node<'_>, problem: PolicyProblem) -> PolicyError {
+pub(super) fn fault(node: &Node<'_>, problem: PolicyProblem) -> PolicyError {
     PolicyError {
         place: node.place(),
         problem,
@@ -341,12 +351,18 @@ fn is_dir_scope(scope: &str) -> bool {
     })
 }
 
-const REQUIREMENTS: [&str; 5] = [
+const REQUIREMENTS: [&str; 10] = [
     "insecureAcceptAnything",
     "reject",
     "signedBy",
     "sigstoreSigned",
     "signedBaseLayer",
+    // Beyond the format.
+    "digestAllowed",
+    "encrypted",
+    "notOlder",
+    "requireDigest",
+    "threshold",
 ];
 const IDENTITIES: [&str; 6] = [
     "matchExact",

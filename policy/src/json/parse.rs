@@ -71,7 +71,8 @@ impl Parser<'_> {
             Some('"') => Value::String(self.string()?),
             Some('-' | '0'..='9') => Value::Number(self.number()?),
             _ if self.word("null") => Value::Null,
-            _ if self.word("true") || self.word("false") => Value::Bool,
+            _ if self.word("true") => Value::Bool(true),
+            _ if self.word("false") => Value::Bool(false),
             _ => return Err(self.syntax("a value")),
         };
         Ok(Json { at, value })

@@ -23,7 +23,8 @@ fn an_error_names_the_place_and_the_nearest_known_word() {
     assert_eq!(
         place_and_text(r#"{"default":[{"type":"rejekt"}]}"#),
         "line 1 column 21: default[0].type: unknown value \"rejekt\", did you mean reject, known \
-         are insecureAcceptAnything, reject, signedBy, sigstoreSigned, signedBaseLayer"
+         are insecureAcceptAnything, reject, signedBy, sigstoreSigned, signedBaseLayer, \
+         digestAllowed, encrypted, notOlder, requireDigest, threshold"
     );
 }
 

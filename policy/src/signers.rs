@@ -1,0 +1,207 @@
+//! Whose cosign signatures count: what a requirement names, fetched and read.
+
+use std::time::UNIX_EPOCH;
+
+use crate::authority::{Authority, SignerCertificate};
+use crate::cosign::{
+    BUNDLE_ANNOTATION, CERTIFICATE_ANNOTATION, CHAIN_ANNOTATION, SignatureProblem, open_cosign,
+};
+use crate::decision::Refusal;
+use crate::encoding::decode_base64;
+use crate::evidence::{CosignSignature, Evidence};
+use crate::fingerprint::Fingerprint;
+use crate::key::{KeyError, PublicKey};
+use crate::payload::Payload;
+use crate::rekor::{LogEntry, LogKey, Signer, UntrustedLogEntry};
+use crate::requirement::{Fulcio, Material, Piece, Pki, SigstoreSigned, Trust};
+use crate::rules::load_pieces;
+
+/// Those whose signatures count.
+#[derive(Debug)]
+pub(crate) enum Signers {
+    Keys(Vec<PublicKey>),
+    /// Keys whose signatures must have been logged.
+    LoggedKeys(Vec<PublicKey>, Vec<LogKey>),
+    /// Holders of certificates that live for minutes: the log tells when they signed.
+    Fulcio(Authority, Vec<LogKey>),
+    /// Holders of certificates that are valid at that time, in seconds since 1970.
+    Pki(Authority, u64),
+}
+
+/// A signature that holds, by one of the signers.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) signer: Fingerprint,
+    pub(crate) certificate: Option<Box<SignerCertificate>>,
+    /// When a log took it in, in seconds since 1970: it is not younger, and may be older.
+    pub(crate) logged_at: Option<u64>,
+    pub(crate) payload: Payload,
+}
+
+impl Signers {
+    /// Every key and certificate of the requirement, or the first that is not to be had: one that
+    /// is left out would make the requirement another one.
+    pub(crate) fn load(wanted: &SigstoreSigned, evidence: &Evidence) -> Result<Self, Refusal> {
+        match (&wanted.trust, &wanted.rekor) {
+            (Trust::Keys(keys), None) => Ok(Self::Keys(load_keys(keys, evidence)?)),
+            (Trust::Keys(keys), Some(logs)) => Ok(Self::LoggedKeys(
+                load_keys(keys, evidence)?,
+                load_logs(logs, evidence)?,
+            )),
+            (Trust::Fulcio(fulcio), Some(logs)) => Ok(Self::Fulcio(
+                load_fulcio(fulcio, evidence)?,
+                load_logs(logs, evidence)?,
+            )),
+            (Trust::Pki(pki), None) => Ok(Self::Pki(load_pki(pki, evidence)?, now(evidence)?)),
+            // The parser lets neither through.
+            (Trust::Fulcio(_), None) => Err(Refusal::Unsupported {
+                feature: "fulcio without a rekorPublicKey",
+            }),
+            (Trust::Pki(_), Some(_)) => Err(Refusal::Unsupported {
+                feature: "pki with a rekorPublicKey",
+            }),
+        }
+    }
+
+    /// The payload, once one of the signers has made the base64 `signature` over its bytes, and a
+    /// log has taken it in where one must.
+    pub(crate) fn open(
+        &self,
+        found: &CosignSignature,
+        untrusted_payload: &[u8],
+        signature: &str,
+    ) -> Result<Opened, SignatureProblem> {
+        let by_key = |keys: &[PublicKey], logged_at| {
+            let (key, payload) = open_cosign(keys, untrusted_payload, signature)?;
+            Ok(Opened {
+                signer: Fingerprint::Spki(*key.fingerprint()),
+                certificate: None,
+                logged_at,
+                payload,
+            })
+        };
+        let by_certificate = |(key, certificate): (PublicKey, SignerCertificate), logged_at| {
+            let opened = by_key(&[key], logged_at)?;
+            Ok(Opened {
+                // The key may live for minutes; its holder is who signed.
+                signer: Fingerprint::Holder(certificate.holder()),
+                certificate: Some(Box::new(certificate)),
+                ..opened
+            })
+        };
+        match self {
+            Self::Keys(keys) => by_key(keys, None),
+            Self::LoggedKeys(keys, logs) => {
+                let entry = entry(found, logs)?;
+                let signers = keys.iter().map(|key| Signer::Key(*key.fingerprint()));
+                let place = entry.signer_among(signers)?;
+                let time = entry.about(&decode_base64(signature)?, untrusted_payload)?;
+                // The key that is logged, and no other of the policy's.
+                let key = keys.get(place..=place).unwrap_or_default();
+                by_key(key, Some(time))
+            }
+            Self::Fulcio(authority, logs) => {
+                let entry = entry(found, logs)?;
+                let pem = certificate(found)?;
+                entry.signer_among([Signer::from_pem(pem)?])?;
+                let time = entry.about(&decode_base64(signature)?, untrusted_payload)?;
+                let vouched = authority.vouch(pem, chain(found), time)?;
+                by_certificate(vouched, Some(time))
+            }
+            Self::Pki(authority, now) => {
+                let vouched = authority.vouch(certificate(found)?, chain(found), *now)?;
+                by_certificate(vouched, None)
+            }
+        }
+    }
+}
+
+impl SigstoreSigned {
+    /// Where everything is that it names.
+    pub(crate) fn locations(&self) -> impl Iterator<Item = &str> {
+        let trusted = match &self.trust {
+            Trust::Keys(keys) => vec![keys],
+            Trust::Fulcio(fulcio) => vec![&fulcio.ca],
+            Trust::Pki(pki) => std::iter::once(&pki.roots)
+                .chain(&pki.intermediates)
+                .collect(),
+        };
+        let material = trusted.into_iter().chain(&self.rekor);
+        material.flat_map(Material::pieces).filter_map(Piece::path)
+    }
+}
+
+fn entry(found: &CosignSignature, logs: &[LogKey]) -> Result<LogEntry, SignatureProblem> {
+    let bundle = found.annotations.get(BUNDLE_ANNOTATION);
+    let bundle = bundle.ok_or(SignatureProblem::NoBundle)?;
+    Ok(UntrustedLogEntry::parse(bundle.as_bytes())?.promised_by(logs)?)
+}
+
+fn certificate(found: &CosignSignature) -> Result<&[u8], SignatureProblem> {
+    let pem = found.annotations.get(CERTIFICATE_ANNOTATION);
+    pem.map(String::as_bytes)
+        .ok_or(SignatureProblem::NoCertificate)
+}
+
+fn chain(found: &CosignSignature) -> &[u8] {
+    let pem = found.annotations.get(CHAIN_ANNOTATION);
+    pem.map(String::as_bytes).unwrap_or_default()
+}
+
+fn load_keys(material: &Material, evidence: &Evidence) -> Result<Vec<PublicKey>, Refusal> {
+    load(material, evidence, PublicKey::from_pem)
+}
+
+fn load_logs(material: &Material, evidence: &Evidence) -> Result<Vec<LogKey>, Refusal> {
+    load(material, evidence, LogKey::from_pem)
+}
+
+fn load<K>(
+    material: &Material,
+    evidence: &Evidence,
+    read: impl Fn(&[u8]) -> Result<K, KeyError>,
+) -> Result<Vec<K>, Refusal> {
+    let load =
+        |(location, pem)| read(pem).map_err(|problem| Refusal::KeyUnusable { location, problem });
+    let pieces = load_pieces(material, evidence)?;
+    pieces.into_iter().map(load).collect()
+}
+
+/// The certificates in a requirement are one text.
+fn certificates(material: &Material, evidence: &Evidence) -> Result<(String, Vec<u8>), Refusal> {
+    let pieces = load_pieces(material, evidence)?;
+    let (locations, texts): (Vec<_>, Vec<_>) = pieces.into_iter().unzip();
+    Ok((locations.join(", "), texts.join(&b'\n')))
+}
+
+fn load_fulcio(wanted: &Fulcio, evidence: &Evidence) -> Result<Authority, Refusal> {
+    let (location, ca) = certificates(&wanted.ca, evidence)?;
+    Authority::fulcio(&ca, &wanted.oidc_issuer, &wanted.subject_email)
+        .map_err(|problem| Refusal::AuthorityUnusable { location, problem })
+}
+
+fn load_pki(wanted: &Pki, evidence: &Evidence) -> Result<Authority, Refusal> {
+    let (mut location, roots) = certificates(&wanted.roots, evidence)?;
+    let intermediates = wanted.intermediates.as_ref();
+    let intermediates = intermediates.map(|material| certificates(material, evidence));
+    let intermediates = intermediates.transpose()?.map(|(more, pem)| {
+        location = format!("{location} with {more}");
+        pem
+    });
+    let (email, hostname) = (&wanted.subject_email, &wanted.subject_hostname);
+    let authority = Authority::pki(
+        &roots,
+        intermediates.as_deref(),
+        email.as_deref(),
+        hostname.as_deref(),
+    );
+    authority.map_err(|problem| Refusal::AuthorityUnusable { location, problem })
+}
+
+/// The clock is the host's: it can play an expired certificate back, as it can any clock.
+fn now(evidence: &Evidence) -> Result<u64, Refusal> {
+    let now = evidence.now.ok_or(Refusal::NoTime)?;
+    let since = now.duration_since(UNIX_EPOCH);
+    // Before 1970 no certificate is valid.
+    Ok(since.map_or(0, |since| since.as_secs()))
+}
