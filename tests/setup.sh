@@ -5,7 +5,7 @@ set -euo pipefail
 # program:package
 needed=(
   cc:build-essential cmake:cmake curl:curl openssl:openssl
-  docker-registry:docker-registry skopeo:skopeo umoci:umoci
+  docker-registry:docker-registry skopeo:skopeo umoci:umoci gpg:gnupg
   busybox:busybox-static runc:runc getfattr:attr zstd:zstd
 )
 # Further programs, whose packages have their names, are arguments.

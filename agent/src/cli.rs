@@ -1,6 +1,7 @@
 //! The command line: a daemon for kata-agent, and the same decisions for people.
 
 mod call;
+mod policy_file;
 mod pull;
 mod report;
 
@@ -59,6 +60,9 @@ enum Command {
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Look at a policy
+    #[command(subcommand)]
+    Policy(policy_file::PolicyCommand),
     /// Pull an image into a bundle, without a daemon
     Pull(pull::PullArgs),
     /// Decide whether an image may run and explain why; unpacks nothing
@@ -121,6 +125,7 @@ fn run_command(command: Command) -> Exit {
             run_serve(&arguments, broken)
         }
         Command::Config(ConfigCommand::Check { file }) => check(&file),
+        Command::Policy(command) => policy_file::run(&command),
         Command::Pull(arguments) => pull::pull(&arguments),
         Command::Verify(arguments) => pull::verify(&arguments),
         Command::Call(arguments) => call::call(&arguments),

@@ -47,6 +47,10 @@ pub enum Error {
     #[error("registries configuration")]
     Registries(#[source] ConfigError),
 
+    /// The configuration of lookasides is malformed: the owner's fault.
+    #[error("sigstore configuration")]
+    Lookaside(#[source] policy::LookasideError),
+
     /// The registry of the image cannot be used.
     #[error("registry")]
     Open(#[source] OpenError),

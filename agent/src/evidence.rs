@@ -4,17 +4,24 @@
 //! and the policy refuses with that reason.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use futures_util::future::join_all;
 use policy::{CosignSignature, Descriptor, Digest, Evidence, MAX_MANIFEST_BYTES, Needs};
 use policy::{attachment_tag, parse_attachments};
 
 use crate::error::chain;
+use crate::lookaside::Place;
 use crate::registry::{RegistryError, Source};
 use crate::resources::Resources;
 
 /// Fetches everything that `needs` names, all at once.
-pub(crate) async fn gather(resources: &Resources, source: &Source, needs: &Needs) -> Evidence {
+pub(crate) async fn gather(
+    resources: &Resources,
+    source: &Source,
+    place: &Place<'_>,
+    needs: &Needs,
+) -> Evidence {
     let keys = join_all(needs.resources.iter().map(|location| async move {
         let content = resources.fetch(location).await;
         let content = content
@@ -26,13 +33,34 @@ pub(crate) async fn gather(resources: &Resources, source: &Source, needs: &Needs
         needs
             .cosign_subjects
             .iter()
-            .map(|subject| async move { (*subject, signatures(source, subject).await) }),
+            .map(|subject| async move { (*subject, attached(source, place, subject).await) }),
     );
-    let (keys, signatures) = tokio::join!(keys, signatures);
+    let simple = join_all(
+        needs
+            .lookaside_subjects
+            .iter()
+            .map(|subject| async move { (*subject, place.signatures(subject).await) }),
+    );
+    let (keys, signatures, simple) = tokio::join!(keys, signatures, simple);
     let mut evidence = Evidence::default();
     evidence.resources.extend(keys);
     evidence.cosign.extend(signatures);
+    evidence.simple.extend(simple);
+    evidence.now = Some(SystemTime::now());
     evidence
+}
+
+/// The cosign signatures of one document, unless the owner has said not to look for any.
+async fn attached(
+    source: &Source,
+    place: &Place<'_>,
+    subject: &Digest,
+) -> Result<Vec<CosignSignature>, String> {
+    if place.uses_attachments() {
+        signatures(source, subject).await
+    } else {
+        Err("use-sigstore-attachments is false for the image".to_owned())
+    }
 }
 
 /// The cosign signatures of one document: the layers of the image under its `.sig` tag.

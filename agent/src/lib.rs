@@ -22,6 +22,7 @@ mod evidence;
 mod generated;
 mod handle;
 mod logging;
+mod lookaside;
 mod mount;
 mod mountinfo;
 pub mod progress;

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use kbs_client::Secret;
 use policy::{
-    Approved, Decision, Denied, Digest, Document, Image, ImageRef, Layer, Manifest, Policy,
+    Approved, Decision, Denied, Digest, Document, Image, ImageRef, Layer, Lookaside, Manifest,
+    Needs, Policy,
 };
 use policy::{MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Platform, Unverified};
 use rootfs::Cancel;
@@ -21,8 +22,9 @@ use tracing::{debug, info, warn};
 
 use crate::blocking::blocking;
 use crate::bundle::{self, BundlePath};
-use crate::config::{Config, PolicySource};
+use crate::config::{Config, PolicySource, Source as ConfigSource};
 use crate::error::Error;
+use crate::lookaside::Place;
 use crate::progress::{Listener, Progress};
 use crate::record::Record;
 use crate::registries::Registries;
@@ -159,7 +161,9 @@ impl Agent {
         listener.tell(Progress::Resolved(manifest.digest()));
         let rules = policy.rules_for(reference);
         let needs = rules.needs(&manifest);
-        let evidence = evidence::gather(&self.resources, &source, &needs).await;
+        let lookaside = self.lookaside(&needs).await?;
+        let place = Place::of(&self.registry, &lookaside, &source.physical(reference));
+        let evidence = evidence::gather(&self.resources, &source, &place, &needs).await;
         let manifest = rules
             .decide(manifest, &evidence)
             .map_err(|denied| self.denied(denied))?;
@@ -235,6 +239,24 @@ impl Agent {
             warn!(%location, "{warning}");
         }
         Ok(Cow::Owned(registries))
+    }
+
+    /// Where the owner says that signatures are, if any are needed.
+    async fn lookaside(&self, needs: &Needs) -> Result<Lookaside, Error> {
+        let text = match &self.config.image.sigstore_config {
+            _ if needs.lookaside_subjects.is_empty() && needs.cosign_subjects.is_empty() => {
+                return Ok(Lookaside::default());
+            }
+            None => return Ok(Lookaside::default()),
+            Some(ConfigSource::Inline(text)) => text.clone().into_bytes(),
+            Some(ConfigSource::Uri(location)) => {
+                let what = "sigstore configuration";
+                let text = self.resources.fetch(location).await;
+                let text = text.map_err(|source| Error::Resource { what, source })?;
+                text.expose().to_vec()
+            }
+        };
+        Lookaside::parse([("sigstore_config", text.as_slice())]).map_err(Error::Lookaside)
     }
 
     /// From a name to the manifest for this platform. The tag is resolved here and only here.

@@ -56,6 +56,7 @@ impl fmt::Display for Record {
                     "signed by {} for {} ({})",
                     proof.key_fingerprint, proof.signed_reference, proof.found
                 )?,
+                Outcome::Met(grounds) => write!(f, "{grounds}")?,
                 Outcome::Refused(refusal) => write!(f, "{refusal}")?,
                 Outcome::NotExamined => f.write_str("not examined")?,
             }

@@ -83,19 +83,58 @@ impl Registry {
         })
     }
 
-    fn client_for(&self, endpoint: &Endpoint) -> Result<(Http, Url), RegistryError> {
-        let (cell, scheme) = match endpoint.transport {
-            Transport::Https => (&self.secure, "https"),
-            Transport::PlainHttp => (&self.plain, "http"),
+    /// What a lookaside has at `url`, an http or https address, at most `limit` bytes of it; None
+    /// when it has nothing there. The owner wrote the scheme, and no credentials go there.
+    pub(crate) async fn lookaside(
+        &self,
+        url: Url,
+        limit: usize,
+    ) -> Result<Option<Vec<u8>>, RegistryError> {
+        let transport = match url.scheme() {
+            "http" => Transport::PlainHttp,
+            _ => Transport::Https,
         };
-        let http = if let Some(http) = cell.get() {
-            http.clone()
-        } else {
-            let http = match endpoint.transport {
-                Transport::Https => Http::secure(&self.route)?,
-                Transport::PlainHttp => Http::plain(&self.route)?,
-            };
-            cell.get_or_init(|| http).clone()
+        let request = Request {
+            wanted: Wanted {
+                host: url.host_str().unwrap_or_default().to_owned(),
+                thing: "a signature".to_owned(),
+            },
+            url,
+            accept: None,
+            authorization: None,
+            plain_hosts: &[],
+        };
+        let answer = self.http(transport)?.get_small(&request, limit).await?;
+        match answer.status {
+            StatusCode::OK => Ok(Some(answer.body)),
+            StatusCode::NOT_FOUND => Ok(None),
+            status => {
+                let status = status.as_u16();
+                Err(RegistryError::status(&request.wanted, status, &answer.body))
+            }
+        }
+    }
+
+    fn http(&self, transport: Transport) -> Result<Http, RegistryError> {
+        let cell = match transport {
+            Transport::Https => &self.secure,
+            Transport::PlainHttp => &self.plain,
+        };
+        if let Some(http) = cell.get() {
+            return Ok(http.clone());
+        }
+        let http = match transport {
+            Transport::Https => Http::secure(&self.route)?,
+            Transport::PlainHttp => Http::plain(&self.route)?,
+        };
+        Ok(cell.get_or_init(|| http).clone())
+    }
+
+    fn client_for(&self, endpoint: &Endpoint) -> Result<(Http, Url), RegistryError> {
+        let http = self.http(endpoint.transport)?;
+        let scheme = match endpoint.transport {
+            Transport::Https => "https",
+            Transport::PlainHttp => "http",
         };
         // Docker Hub's name is not the host of its registry.
         let host = match endpoint.host.as_str() {
@@ -146,6 +185,18 @@ pub(crate) struct Source {
 }
 
 impl Source {
+    /// The image under the name of the place that it is pulled from, by which lookasides go; the
+    /// policy goes by the name that was asked for.
+    pub(crate) fn physical(&self, image: &ImageRef) -> ImageRef {
+        let (host, repository) = (&self.endpoint.host, &self.endpoint.repository);
+        let name = match (image.digest(), image.tag()) {
+            (Some(digest), _) => format!("{host}/{repository}@{digest}"),
+            (None, Some(tag)) => format!("{host}/{repository}:{tag}"),
+            (None, None) => format!("{host}/{repository}"),
+        };
+        name.parse().unwrap_or_else(|_| image.clone())
+    }
+
     /// The manifest or index that a tag or digest names, at most `limit` bytes of it.
     pub(crate) async fn manifest(
         &self,

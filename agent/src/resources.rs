@@ -182,17 +182,7 @@ impl Location {
 /// Reads a file of the guest, off the async threads, at most [`MAX_RESOURCE`] bytes of it.
 async fn read_file(location: &str, path: PathBuf) -> Result<Secret, ResourceError> {
     let shown = path.clone();
-    let reading = blocking(move || {
-        let mut bytes = Zeroizing::new(Vec::new());
-        let limit = u64::try_from(MAX_RESOURCE).unwrap_or(u64::MAX);
-        // Looked at before it is opened: opening a fifo waits for its writer.
-        if !std::fs::metadata(&path)?.is_file() {
-            return Err(std::io::Error::other("not a regular file"));
-        }
-        let file = std::fs::File::open(&path)?;
-        file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    });
+    let reading = blocking(move || read_capped(&path, MAX_RESOURCE));
     let bytes = reading.await.map_err(|source| ResourceError::File {
         path: shown,
         source,
@@ -205,6 +195,19 @@ async fn read_file(location: &str, path: PathBuf) -> Result<Secret, ResourceErro
         });
     }
     Ok(Secret::new(bytes))
+}
+
+/// Reads a regular file; one byte more than `limit` if it is larger.
+pub(crate) fn read_capped(path: &Path, limit: usize) -> std::io::Result<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    let limit = u64::try_from(limit).unwrap_or(u64::MAX);
+    // Looked at before it is opened: opening a fifo waits for its writer.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::other("not a regular file"));
+    }
+    let file = std::fs::File::open(path)?;
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// As the Key Broker Service itself limits it.

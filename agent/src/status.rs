@@ -69,39 +69,27 @@ impl Verdict {
     }
 
     fn of(error: &Error) -> Self {
+        let broken = |stage, cause| verdict(Code::FAILED_PRECONDITION, stage, cause);
         match error {
             Error::Reference(source) => {
                 verdict(Code::INVALID_ARGUMENT, "reference", "malformed image name")
                     .with(&source.to_string())
             }
             Error::BundlePath(source) => of_bundle("bundle path", source),
-            Error::NoPolicy { hint } => verdict(
-                Code::FAILED_PRECONDITION,
-                "policy",
-                "no image policy is configured",
-            )
-            .with(hint),
-            Error::Policy(_) => verdict(
-                Code::FAILED_PRECONDITION,
-                "policy",
-                "malformed image policy",
-            ),
-            Error::Registries(_) => verdict(
-                Code::FAILED_PRECONDITION,
-                "resolve",
-                "malformed registries configuration",
-            ),
+            Error::NoPolicy { hint } => {
+                broken("policy", "no image policy is configured").with(hint)
+            }
+            Error::Policy(_) => broken("policy", "malformed image policy"),
+            Error::Registries(_) => broken("resolve", "malformed registries configuration"),
+            Error::Lookaside(_) => broken("decide", "malformed sigstore configuration"),
             Error::Resource { source, .. } => of_resource(source),
-            Error::Open(OpenError::Rewrite(_)) => verdict(
-                Code::FAILED_PRECONDITION,
+            Error::Open(OpenError::Rewrite(_)) => broken(
                 "resolve",
                 "the registries configuration makes no name of this one",
             ),
-            Error::Open(OpenError::Credentials(_)) => verdict(
-                Code::FAILED_PRECONDITION,
-                "resolve",
-                "malformed registry credentials",
-            ),
+            Error::Open(OpenError::Credentials(_)) => {
+                broken("resolve", "malformed registry credentials")
+            }
             Error::Open(OpenError::Registry(source)) | Error::Resolve(source) => {
                 of_registry("resolve", source)
             }

@@ -222,16 +222,10 @@ fn keys_whose_service_is_not_here_yet_are_warned_of_by_name() {
         .settings
         .clone()
         .with("skip_sealed_secret_verification", true)
-        .with(
-            "image.sigstore_config_uri",
-            "kbs:///default/sigstore-config/test",
-        );
+        .with("services_dir", "/run/services");
     let checked = check(&guest);
     assert!(checked.status.success(), "{}", text(&checked.stderr));
-    let words = [
-        "skip_sealed_secret_verification",
-        "image.sigstore_config_uri",
-    ];
+    let words = ["skip_sealed_secret_verification", "services_dir"];
     assert_says("not yet", &text(&checked.stderr), &words);
 }
 

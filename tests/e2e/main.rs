@@ -17,6 +17,7 @@ mod kbs_use;
 mod layering;
 mod pull;
 mod restart;
+mod simple;
 
 use std::path::Path;
 use std::process::Command;

@@ -13,6 +13,7 @@ pub mod archive;
 pub mod authority;
 pub mod client;
 pub mod cosign;
+pub mod files;
 pub mod guest;
 pub mod hostile;
 pub mod image;

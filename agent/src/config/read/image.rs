@@ -102,13 +102,9 @@ impl Reader<'_> {
                 if inline.is_some() {
                     self.overridden("image.sigstore_config", "image.sigstore_config_uri");
                 }
-                self.not_yet("image.sigstore_config_uri", SIMPLE_SIGNING);
                 Some(Source::Uri(uri))
             }
-            (None, Some(text)) => {
-                self.not_yet("image.sigstore_config", SIMPLE_SIGNING);
-                Some(Source::Inline(text.value.to_owned()))
-            }
+            (None, Some(text)) => Some(Source::Inline(text.value.to_owned())),
             (None, None) => None,
         };
         Ok(source)
@@ -216,7 +212,6 @@ fn boolean(text: &str) -> Result<bool, Fault> {
 
 /// Where kata-agent mounts the disk for images.
 const WORK_DIR: &str = "/run/kata-containers/image/";
-const SIMPLE_SIGNING: &str = "signatures by simple signing";
 const VERIFICATION_PARAMETER: &str = "agent.enable_signature_verification";
 const POLICY_PARAMETER: &str = "agent.image_policy_file";
 const IMAGE_PARAMETERS: [&str; 6] = [
