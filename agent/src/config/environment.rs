@@ -75,15 +75,15 @@ impl CommandLine {
             quoted ^= letter == '"';
             letter.is_ascii_whitespace() && !quoted
         });
-        let parameters = words.filter_map(|word| {
+        let parameters = words.map(|word| {
             let word = word
                 .strip_prefix('"')
                 .map_or(word, |word| word.strip_suffix('"').unwrap_or(word));
-            let (parameter, value) = word.split_once('=')?;
+            let (parameter, value) = word.split_once('=').unwrap_or((word, ""));
             let value = value
                 .strip_prefix('"')
                 .map_or(value, |value| value.strip_suffix('"').unwrap_or(value));
-            Some((parameter.to_owned(), value.to_owned()))
+            (parameter.to_owned(), value.to_owned())
         });
         Self {
             parameters: parameters.collect(),
@@ -115,6 +115,19 @@ impl CommandLine {
                 second: other.to_owned(),
             })),
         }
+    }
+
+    /// The value of `parameter` if it is there at all: empty when it has none.
+    pub(super) fn stated(
+        &self,
+        parameter: &'static str,
+    ) -> Result<Option<Found<&str>>, ConfigError> {
+        let found = self.value(parameter)?;
+        let bare = self.has(parameter).then_some(Found {
+            value: "",
+            origin: Origin::CommandLine { parameter },
+        });
+        Ok(found.or(bare))
     }
 
     /// Whether `parameter` is there, whatever its value.

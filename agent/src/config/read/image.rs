@@ -128,7 +128,7 @@ impl Reader<'_> {
     fn image_of_command_line(&mut self) -> Result<Image, ConfigError> {
         let line = &self.command_line;
         let flag = line
-            .value(VERIFICATION_PARAMETER)?
+            .stated(VERIFICATION_PARAMETER)?
             .map(|found| found.parse(boolean))
             .transpose()?;
         let location = |parameter| {

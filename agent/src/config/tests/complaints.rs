@@ -354,6 +354,10 @@ image_agent.timeouts.total = 86401
 
 /// Parameters of the kernel, without an `[image]` table in the file.
 const PARAMETERS: &str = r#"
+agent.enable_signature_verification=
+    agent.enable_signature_verification: expected true or false, found ""
+agent.enable_signature_verification
+    agent.enable_signature_verification: expected true or false, found ""
 agent.enable_signature_verification=1
     agent.enable_signature_verification: expected true or false, found "1"
 agent.enable_signature_verification=True

@@ -189,7 +189,6 @@ fn no_value_of_enable_signature_verification_permits_anything() {
             Some(true),
         ),
         ("agent.enable_signature_verification=false", "", false, None),
-        ("agent.enable_signature_verification=", "", false, None),
         ("", "", false, None),
     ];
     for (flag, policy, applied, warned) in rows {
