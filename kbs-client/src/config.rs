@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use url::Url;
+use url::{Host, Url};
 
 use crate::key::TeeKeyAlgorithm;
 
@@ -42,6 +42,21 @@ impl KbsConfig {
             max_response_bytes: 2 * 1024 * 1024,
             user_agent: concat!("kbs-client/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
+    }
+
+    /// Whether nobody but the KBS can answer: by TLS, or because there is no network in between.
+    pub fn is_authenticated(&self) -> bool {
+        self.url.scheme() == "https" || (is_loopback(&self.url) && self.proxy.is_none())
+    }
+}
+
+/// The name `localhost` is resolved without asking anybody.
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
     }
 }
 

@@ -477,7 +477,8 @@ fn expected_version(detail: &str) -> Option<String> {
     Some(version.to_owned())
 }
 
-fn printable(text: &str) -> String {
+/// Text of others, short and in one line.
+pub(crate) fn printable(text: &str) -> String {
     let visible = |c: char| if c.is_control() { '\u{fffd}' } else { c };
     text.chars().take(LONGEST_TEXT).map(visible).collect()
 }

@@ -9,8 +9,10 @@ use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrap as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::Error as _;
 use zeroize::Zeroizing;
 
+use crate::handshake::printable;
 use crate::key::{ECDH_ES_A256KW, Private, RSA_OAEP_256, TeeKey, rsa_decrypt};
 use crate::messages::{FlattenedJwe, JweHeader, Jwk};
 use crate::secret::Secret;
@@ -26,9 +28,9 @@ impl TeeKey {
     /// key or altered on the way.
     pub fn open(&self, jwe: &[u8]) -> Result<Secret, JweError> {
         let jwe: FlattenedJwe =
-            serde_json::from_slice(jwe).map_err(|source| JweError::Shape(Arc::new(source)))?;
+            serde_json::from_slice(jwe).map_err(|source| JweError::Shape(printed(&source)))?;
         let header: JweHeader = serde_json::from_slice(&decode("protected", &jwe.protected)?)
-            .map_err(|source| JweError::Header(Arc::new(source)))?;
+            .map_err(|source| JweError::Header(printed(&source)))?;
         expect(&header.enc, A256GCM)?;
         let content_key =
             self.content_key(&header, &decode("encrypted_key", &jwe.encrypted_key)?)?;
@@ -166,6 +168,12 @@ fn decode(member: &'static str, text: &str) -> Result<Vec<u8>, JweError> {
     URL_SAFE_NO_PAD
         .decode(text)
         .map_err(|source| JweError::Base64 { member, source })
+}
+
+/// The error with the text of others in it made printable: a member or a key type that is not known
+/// is quoted as it came.
+fn printed(source: &serde_json::Error) -> Arc<serde_json::Error> {
+    Arc::new(serde_json::Error::custom(printable(&source.to_string())))
 }
 
 fn length_prefixed(bytes: &[u8]) -> Result<Vec<u8>, JweError> {

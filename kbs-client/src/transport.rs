@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use reqwest::header::{CONTENT_TYPE, COOKIE, DATE, HeaderName, SET_COOKIE};
 use reqwest::{Certificate, Client, Proxy, redirect};
 use rustls::CertificateError;
-use url::{Host, Url};
+use url::Url;
 
 use crate::config::{KbsConfig, Timeouts, without_user};
 use crate::error::{ConfigError, Error, Unreachability};
@@ -34,8 +34,7 @@ impl Transport {
         Ok(Self {
             http: http_client(config)?,
             base: without_user(&config.url),
-            authenticated: config.url.scheme() == "https"
-                || (is_loopback(&config.url) && config.proxy.is_none()),
+            authenticated: config.is_authenticated(),
             own_roots: !config.root_certificates.is_empty(),
             timeouts: config.timeouts,
             max_response_bytes: config.max_response_bytes,
@@ -141,6 +140,13 @@ impl Transport {
                 url,
                 reason: cause.to_string(),
                 hint,
+            };
+        }
+        if self.base.starts_with("http:") && is_not_http(&error) {
+            return Error::Tls {
+                url: url.to_owned(),
+                reason: "it does not answer in HTTP".to_owned(),
+                hint: "if it speaks TLS there, the configured URL has to begin with https",
             };
         }
         let reason = if error.is_timeout() {
@@ -257,15 +263,6 @@ fn root_certificates(bundles: &[Vec<u8>]) -> Result<Vec<Certificate>, ConfigErro
     Ok(roots)
 }
 
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
-    }
-}
-
 /// Between half of the pause and all of it, so that guests that start together do not come back
 /// together. Without randomness it is all of it.
 fn jittered(pause: Duration) -> Duration {
@@ -286,6 +283,12 @@ fn texts(response: &reqwest::Response, name: &HeaderName) -> Vec<String> {
 
 fn is_refused(error: &reqwest::Error) -> bool {
     find::<io::Error>(error).is_some_and(|cause| cause.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Whether what came back is not the beginning of an HTTP answer, as when a TLS server is asked in
+/// clear. The type of the cause is the HTTP library's own affair, its text is all there is.
+fn is_not_http(error: &reqwest::Error) -> bool {
+    chain(error).any(|cause| cause.to_string() == "invalid HTTP version parsed")
 }
 
 /// The errors beneath `error`, outermost first. What an [`io::Error`] wraps is not among its

@@ -243,6 +243,20 @@ fn extension_that_must_be_understood_is_refused() {
 }
 
 #[test]
+fn unknown_names_are_quoted_in_one_line() {
+    let key = TeeKey::generate(TeeKeyAlgorithm::P256).unwrap();
+    let kind = seal(&key, |header| header["epk"]["kty"] = json!("OK\u{1b}\n"));
+    let mut member = seal(&key, |_| {});
+    member["enc\u{7f}\n"] = json!("");
+    for jwe in [kind, member] {
+        let error = open(&key, &jwe).unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains("\u{fffd}`, expected"), "{source:?}");
+        assert!(!source.contains(char::is_control), "{source:?}");
+    }
+}
+
+#[test]
 fn lengths_are_checked_before_anything_is_decrypted() {
     let key = SPACED.key();
     for (member, expected) in [("encrypted_key", 40), ("iv", 12), ("tag", 16)] {
