@@ -22,7 +22,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use url::{Host, Url};
+use kbs_client::KbsConfig;
+use url::Url;
 
 use crate::registries::Registries;
 use crate::registry::Route;
@@ -238,7 +239,7 @@ impl Kbc {
     pub fn is_authenticated(&self) -> bool {
         match self {
             Self::OfflineFs { .. } => true,
-            Self::Kbs { url, .. } => url.scheme() == "https" || is_loopback(url),
+            Self::Kbs { url, .. } => KbsConfig::new(url.clone()).is_authenticated(),
         }
     }
 }
@@ -277,15 +278,6 @@ fn masked(url: &Url) -> String {
             format!("{scheme}://masked@{rest}")
         }
         _ => text.to_owned(),
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
     }
 }
 

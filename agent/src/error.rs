@@ -67,8 +67,8 @@ pub enum Error {
     #[error("resolve")]
     Platform(#[source] policy::NoPlatform),
 
-    /// The policy's other valid answer.
-    #[error("Image policy rejected: Denied by policy: {denied}")]
+    /// The policy's other valid answer, or none for now.
+    #[error("{}: {denied}", answer(denied))]
     Denied {
         /// The answer, with every reason.
         denied: Box<Denied>,
@@ -101,6 +101,13 @@ pub enum Error {
         /// Why not.
         source: Box<rootfs::Error>,
     },
+
+    /// Nobody but root can mount a root file system and give its files their owners.
+    #[error(
+        "not running as root, as whom alone a root file system can be unpacked and mounted; \
+         `verify` decides without"
+    )]
+    NotRoot,
 
     /// The store cannot be used.
     #[error("store")]
@@ -143,6 +150,15 @@ impl Error {
             }),
             _ => None,
         }
+    }
+}
+
+/// The phrase for a denial is the one that callers look for.
+fn answer(denied: &Denied) -> &'static str {
+    if denied.decision().is_undecided() {
+        "the image policy cannot judge for now, try again"
+    } else {
+        "Image policy rejected: Denied by policy"
     }
 }
 

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use futures_util::future::join_all;
-use policy::{CosignSignature, Descriptor, Digest, Evidence, MAX_MANIFEST_BYTES, Needs};
-use policy::{attachment_tag, parse_attachments};
+use policy::{COSIGN_PAYLOAD, CosignSignature, Descriptor, Digest, Evidence, MAX_MANIFEST_BYTES};
+use policy::{Needs, NotFetched, attachment_tag, parse_attachments};
 
 use crate::error::chain;
 use crate::lookaside::Place;
@@ -26,7 +26,7 @@ pub(crate) async fn gather(
         let content = resources.fetch(location).await;
         let content = content
             .map(|secret| secret.expose().to_vec())
-            .map_err(|e| chain(&e));
+            .map_err(|error| not_fetched(chain(&error), error.is_transient()));
         (location.clone(), content)
     }));
     let signatures = join_all(
@@ -55,31 +55,32 @@ async fn attached(
     source: &Source,
     place: &Place<'_>,
     subject: &Digest,
-) -> Result<Vec<CosignSignature>, String> {
+) -> Result<Vec<CosignSignature>, NotFetched> {
     if place.uses_attachments() {
         signatures(source, subject).await
     } else {
-        Err("use-sigstore-attachments is false for the image".to_owned())
+        let why = "use-sigstore-attachments is false for the image";
+        Err(NotFetched::not_configured(why))
     }
 }
 
 /// The cosign signatures of one document: the layers of the image under its `.sig` tag.
-async fn signatures(source: &Source, subject: &Digest) -> Result<Vec<CosignSignature>, String> {
+async fn signatures(source: &Source, subject: &Digest) -> Result<Vec<CosignSignature>, NotFetched> {
     let tag = attachment_tag(subject);
     let served = match source.manifest(&tag, MAX_MANIFEST_BYTES).await {
         Ok(served) => served,
         // No such tag: not signed. Any other failure is no proof of that.
         Err(RegistryError::NotFound { .. }) => return Ok(Vec::new()),
-        Err(error) => return Err(chain(&error)),
+        Err(error) => return Err(unanswered(&error)),
     };
     let content_type = served.untrusted_content_type.as_deref();
     let attachments = parse_attachments(content_type, &served.untrusted_bytes)
-        .map_err(|error| format!("{tag}: {}", chain(&error)))?;
+        .map_err(|error| NotFetched::permanent(format!("{tag}: {}", chain(&error))))?;
     if attachments.len() > MAX_SIGNATURES {
         let found = attachments.len();
-        return Err(format!(
+        return Err(NotFetched::permanent(format!(
             "{tag} has {found} signatures, at most {MAX_SIGNATURES} are read"
-        ));
+        )));
     }
     let payloads = payloads(source, &attachments).await;
     Ok(attachments
@@ -89,42 +90,67 @@ async fn signatures(source: &Source, subject: &Digest) -> Result<Vec<CosignSigna
             found: format!("{tag}[{index}]"),
             media_type: attachment.media_type().to_owned(),
             payload: payloads
-                .get(attachment.digest())
+                .get(&blob(attachment))
+                .filter(|_| is_signature(attachment))
                 .cloned()
-                .unwrap_or_else(|| Err("not fetched".to_owned())),
+                .unwrap_or_else(|| Err(NotFetched::permanent("it is no cosign signature"))),
             annotations: attachment.annotations().clone(),
         })
         .collect())
 }
 
-/// The payloads by digest, each fetched once: two keys that sign one payload share its blob.
+/// The payloads of cosign's attachments, each fetched once: two keys that sign one payload share
+/// its blob.
+///
+/// The smallest come first. Real ones are small, so that large ones that somebody has put beside
+/// them use up only what the real ones have left.
 async fn payloads(
     source: &Source,
     attachments: &[Descriptor],
-) -> BTreeMap<Digest, Result<Vec<u8>, String>> {
-    let distinct: BTreeMap<&Digest, &Descriptor> = attachments
-        .iter()
-        .map(|attachment| (attachment.digest(), attachment))
-        .collect();
+) -> BTreeMap<Blob, Result<Vec<u8>, NotFetched>> {
+    let mut distinct: BTreeMap<Blob, (&Descriptor, u64)> = BTreeMap::new();
+    for attachment in attachments.iter().filter(|one| is_signature(one)) {
+        let (_, copies) = distinct.entry(blob(attachment)).or_insert((attachment, 0));
+        // Every attachment keeps a copy, so every one counts.
+        *copies += 1;
+    }
     let mut fetched = BTreeMap::new();
     let mut budget = MAX_PAYLOADS_BYTES;
-    for (digest, attachment) in distinct {
-        // Every attachment keeps a copy, so every one counts.
-        let copies = attachments
-            .iter()
-            .filter(|other| other.digest() == digest)
-            .count();
-        let copies = u64::try_from(copies).unwrap_or(u64::MAX);
-        let payload = source
-            .small_blob(attachment, (budget / copies).min(MAX_PAYLOAD_BYTES))
-            .await;
+    for (blob, (attachment, copies)) in distinct {
+        let limit = (budget / copies).min(MAX_PAYLOAD_BYTES);
+        let payload = source.small_blob(attachment, limit).await;
         if let Ok(bytes) = &payload {
             let kept = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
             budget = budget.saturating_sub(kept.saturating_mul(copies));
         }
-        fetched.insert(*digest, payload.map_err(|error| chain(&error)));
+        fetched.insert(blob, payload.map_err(|error| unanswered(&error)));
     }
     fetched
+}
+
+fn is_signature(attachment: &Descriptor) -> bool {
+    attachment.media_type() == COSIGN_PAYLOAD
+}
+
+/// A blob as attachments name it, in the order of sizes. The size belongs to it: an attachment that
+/// lies about the size of another's blob spoils itself alone.
+type Blob = (u64, Digest);
+
+fn blob(attachment: &Descriptor) -> Blob {
+    (attachment.size(), *attachment.digest())
+}
+
+/// What a registry did not serve.
+pub(crate) fn unanswered(error: &RegistryError) -> NotFetched {
+    not_fetched(chain(error), error.is_transient())
+}
+
+fn not_fetched(why: String, is_transient: bool) -> NotFetched {
+    if is_transient {
+        NotFetched::transient(why)
+    } else {
+        NotFetched::permanent(why)
+    }
 }
 
 /// Signatures per document; more would make every pull pay for a registry's spite.

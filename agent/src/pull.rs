@@ -12,8 +12,8 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use kbs_client::Secret;
 use policy::{
-    Approved, Decision, Denied, Digest, Document, Image, ImageRef, Layer, Lookaside, Manifest,
-    Needs, Policy,
+    Approved, Decision, Denied, Digest, Document, Evidence, Image, ImageRef, Layer, Lookaside,
+    Manifest, Needs, Policy,
 };
 use policy::{MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Platform, Unverified};
 use rootfs::Cancel;
@@ -99,6 +99,10 @@ impl Agent {
         bundle: &Path,
         listener: &Listener,
     ) -> Result<Pulled, Error> {
+        // Sooner than after the download.
+        if !rustix::process::geteuid().is_root() {
+            return Err(Error::NotRoot);
+        }
         let (store, bundle) = self.place(bundle).await?;
         let reference = ImageRef::parse_edge(image).map_err(Error::Reference)?;
         let (source, manifest) = self.approve(&reference, listener).await?;
@@ -159,21 +163,25 @@ impl Agent {
         let source = self.open(reference).await?;
         let manifest = self.resolve(&source, reference).await?;
         listener.tell(Progress::Resolved(manifest.digest()));
-        let rules = policy.rules_for(reference);
-        let needs = rules.needs(&manifest);
+        let needs = policy.rules_for(reference).needs(&manifest);
         let lookaside = self.lookaside(&needs).await?;
-        let place = Place::of(&self.registry, &lookaside, &source.physical(reference));
+        let place = Place::of(&self.registry, &source, &lookaside, reference);
         let evidence = evidence::gather(&self.resources, &source, &place, &needs).await;
-        let manifest = rules
-            .decide(manifest, &evidence)
-            .map_err(|denied| self.denied(denied))?;
+        let decided = decide(policy, reference.clone(), manifest, evidence).await;
+        let manifest = decided.map_err(|denied| self.denied(denied))?;
         listener.tell(Progress::Approved(manifest.digest()));
         info!(record = %self.record(manifest.decision()).line(), "approved");
         Ok((source, manifest))
     }
 
     fn denied(&self, denied: Denied) -> Error {
-        info!(record = %self.record(denied.decision()).line(), "denied");
+        let decision = denied.decision();
+        let verdict = if decision.is_undecided() {
+            "not decided"
+        } else {
+            "denied"
+        };
+        info!(record = %self.record(decision).line(), "{verdict}");
         let kbs_authenticated = self.resources.kbs_authenticated();
         Error::Denied {
             denied: Box::new(denied),
@@ -404,6 +412,17 @@ impl Agent {
     }
 }
 
+/// The policy's answer, off the async threads: signatures are the registry's, and checking some of
+/// them takes long. A caller that stops waiting, as the deadline of a pull does, does not wait for it.
+async fn decide(
+    policy: Policy,
+    reference: ImageRef,
+    manifest: Unverified<Manifest>,
+    evidence: Evidence,
+) -> Result<Approved<Manifest>, Denied> {
+    blocking(move || policy.rules_for(&reference).decide(manifest, &evidence)).await
+}
+
 /// The layer in the store, off the async threads: the store waits for locks.
 async fn look_up(
     store: Store,
@@ -455,5 +474,50 @@ fn selector(reference: &ImageRef) -> String {
     match (reference.digest(), reference.tag()) {
         (Some(digest), _) => digest.to_string(),
         (None, tag) => tag.unwrap_or("latest").to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// With one thread for blocking work, which is busy, a decision cannot be made; its caller is
+    /// free all the same.
+    #[test]
+    fn a_decision_holds_up_neither_the_async_thread_nor_the_deadline() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        let (release, busy) = mpsc::channel::<()>();
+        runtime.block_on(async {
+            let working = tokio::task::spawn_blocking(move || busy.recv());
+            let late = tokio::time::timeout(Duration::from_millis(50), decision()).await;
+            assert!(late.is_err(), "decided on the async thread");
+            release.send(()).unwrap();
+            working.await.unwrap().unwrap();
+            assert!(decision().await.is_ok());
+        });
+    }
+
+    async fn decision() -> Result<Approved<Manifest>, Denied> {
+        let reference: ImageRef = "registry.example/app:1".parse().unwrap();
+        let text = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{0}","config":{{"mediaType":"{1}","size":2,"digest":"{2}"}},"layers":[]}}"#,
+            policy::OCI_MANIFEST,
+            "application/vnd.oci.image.config.v1+json",
+            Digest::sha256_of(b"{}"),
+        );
+        let kind = Some(policy::OCI_MANIFEST);
+        let document = Document::parse(&reference, kind, text.into_bytes()).unwrap();
+        let Document::Manifest(manifest) = document else {
+            panic!("a manifest reads as an index");
+        };
+        let policy = Policy::parse(br#"{"default":[{"type":"insecureAcceptAnything"}]}"#).unwrap();
+        decide(policy, reference, manifest, Evidence::default()).await
     }
 }

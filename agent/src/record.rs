@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use policy::{Decision, Grounds, Outcome};
+use policy::{Decision, Finding, Grounds, Outcome, Proof, SubjectKind};
 use serde::Serialize;
 
 /// A decision, and whether what it rests on is known to come from the owner.
@@ -33,6 +33,8 @@ impl fmt::Display for Record {
         let decision = &self.decision;
         let verdict = if decision.is_allowed() {
             "approved"
+        } else if decision.is_undecided() {
+            "not decided"
         } else {
             "refused"
         };
@@ -47,23 +49,9 @@ impl fmt::Display for Record {
             decision.policy_digest(),
             decision.scope()
         )?;
+        let page = Page { decision };
         for finding in decision.findings() {
-            write!(f, "  {}: ", finding.requirement)?;
-            match &finding.outcome {
-                Outcome::Met(Grounds::InsecureAcceptAnything) => f.write_str("demands nothing")?,
-                Outcome::Met(Grounds::Signature(proof)) => write!(
-                    f,
-                    "signed by {} for {} ({})",
-                    proof.key_fingerprint, proof.signed_reference, proof.found
-                )?,
-                Outcome::Met(grounds) => write!(f, "{grounds}")?,
-                Outcome::Refused(refusal) => write!(f, "{refusal}")?,
-                Outcome::NotExamined => f.write_str("not examined")?,
-            }
-            for rejected in &finding.rejected {
-                write!(f, "\n    {}: {}", rejected.found, rejected.problem)?;
-            }
-            writeln!(f)?;
+            page.finding(f, "  ", finding, &[])?;
         }
         if !self.kbs_authenticated {
             writeln!(
@@ -73,4 +61,71 @@ impl fmt::Display for Record {
         }
         Ok(())
     }
+}
+
+/// The findings of a decision, one line each: a requirement, its signatures and its members.
+struct Page<'a> {
+    decision: &'a Decision,
+}
+
+impl Page<'_> {
+    /// A requirement, indented; `siblings` are the members before it, where it is one of several.
+    fn finding(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        indent: &str,
+        finding: &Finding,
+        siblings: &[Finding],
+    ) -> fmt::Result {
+        write!(f, "{indent}{}: ", finding.requirement)?;
+        match &finding.outcome {
+            Outcome::Met(Grounds::InsecureAcceptAnything) => f.write_str("demands nothing")?,
+            Outcome::Met(Grounds::Signature(proof)) => {
+                self.proof(f, proof)?;
+                if let Some(number) = same_signer(proof, siblings) {
+                    write!(f, "; the signer is that of member {number}")?;
+                }
+            }
+            Outcome::Met(grounds) => write!(f, "{grounds}")?,
+            Outcome::Refused(refusal) => write!(f, "not met: {refusal}")?,
+            Outcome::NotExamined => f.write_str("not examined")?,
+        }
+        writeln!(f)?;
+        for rejected in &finding.rejected {
+            writeln!(f, "{indent}  {rejected}")?;
+        }
+        let deeper = format!("{indent}  ");
+        for (index, member) in finding.members.iter().enumerate() {
+            let before = finding.members.get(..index).unwrap_or_default();
+            self.finding(f, &deeper, member, before)?;
+        }
+        Ok(())
+    }
+
+    /// Who signed what, and where that was found.
+    fn proof(&self, f: &mut fmt::Formatter<'_>, proof: &Proof) -> fmt::Result {
+        let decision = self.decision;
+        let (kind, digest) = match (proof.subject, decision.index_digest()) {
+            (SubjectKind::Index, Some(index)) => ("index", index),
+            _ => ("manifest", decision.manifest_digest()),
+        };
+        write!(
+            f,
+            "signed by {} for {}, on the {kind} {digest} ({})",
+            proof.key_fingerprint, proof.signed_reference, proof.found
+        )
+    }
+}
+
+/// The first of `members`, from 1, that is met by a signature of the same signer.
+fn same_signer(proof: &Proof, members: &[Finding]) -> Option<usize> {
+    let is_same = |member: &Finding| match &member.outcome {
+        Outcome::Met(Grounds::Signature(other)) => other.key_fingerprint == proof.key_fingerprint,
+        _ => false,
+    };
+    members
+        .iter()
+        .zip(1..)
+        .find(|(member, _)| is_same(member))
+        .map(|(_, number)| number)
 }

@@ -7,6 +7,7 @@
 mod blob;
 mod credentials;
 mod error;
+mod extension;
 mod http;
 mod token;
 
@@ -14,9 +15,11 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use policy::{Descriptor, Digest, ImageRef};
 use reqwest::header::HeaderValue;
-use reqwest::{StatusCode, Url};
+use reqwest::{Response, StatusCode, Url};
+use tokio::sync::OnceCell;
 
 use self::credentials::BasicCredentials;
+use self::extension::MAX_LIST_BYTES;
 use self::http::{Answer, Http, Request};
 use crate::registries::{Endpoint, Registries, RewriteError, Transport};
 
@@ -80,6 +83,7 @@ impl Registry {
             plain_hosts: registries.plain_hosts(),
             credentials,
             authorization: Mutex::new(None),
+            keeps_signatures: OnceCell::new(),
         })
     }
 
@@ -182,6 +186,7 @@ pub(crate) struct Source {
     plain_hosts: Vec<String>,
     credentials: Option<BasicCredentials>,
     authorization: Mutex<Option<HeaderValue>>,
+    keeps_signatures: OnceCell<bool>,
 }
 
 impl Source {
@@ -204,9 +209,8 @@ impl Source {
         limit: usize,
     ) -> Result<Served, RegistryError> {
         let wanted = Wanted::manifest(&self.endpoint.host, &self.asked, selector);
-        let answer = self
-            .get_small("manifests", selector, Some(ACCEPTED), wanted, limit)
-            .await?;
+        let url = self.url("manifests", selector);
+        let answer = self.get_small(url, Some(ACCEPTED), &wanted, limit).await?;
         let untrusted_content_type = answer.content_type().map(str::to_owned);
         Ok(Served {
             untrusted_bytes: answer.body,
@@ -227,10 +231,8 @@ impl Source {
         if usize::try_from(size).map_or(true, |size| size > limit) {
             return Err(RegistryError::TooLarge { wanted, limit });
         }
-        let bytes = self
-            .get_small("blobs", &digest, None, wanted.clone(), limit)
-            .await?
-            .body;
+        let url = self.url("blobs", &digest);
+        let bytes = self.get_small(url, None, &wanted, limit).await?.body;
         let found = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         if found != size {
             return Err(RegistryError::WrongSize {
@@ -262,7 +264,8 @@ impl Source {
     ) -> Result<(), RegistryError> {
         let digest = descriptor.digest().to_string();
         let wanted = Wanted::blob(&self.endpoint.host, &self.asked, &digest);
-        let mut response = self.open_blob(&digest, &wanted).await?;
+        let url = self.url("blobs", &digest);
+        let mut response = self.open(url, None, &wanted).await?;
         if let Some(found) = response.content_length()
             && found != descriptor.size()
         {
@@ -283,66 +286,102 @@ impl Source {
         Ok(())
     }
 
-    async fn open_blob(
+    /// Whether the registry says that it keeps simple-signing signatures itself: it is asked once.
+    ///
+    /// As the reference implementation does it: the base of the API is asked without credentials,
+    /// and says so also when it answers that it wants some.
+    pub(crate) async fn keeps_signatures(&self) -> Result<bool, RegistryError> {
+        let asking = || async {
+            let request = Request {
+                url: self.base.clone(),
+                wanted: Wanted {
+                    host: self.endpoint.host.clone(),
+                    thing: "the registry's features".to_owned(),
+                },
+                accept: None,
+                authorization: None,
+                plain_hosts: &self.plain_hosts,
+            };
+            let answer = self.http.get_small(&request, MAX_PING_BYTES).await?;
+            match answer.status {
+                StatusCode::OK | StatusCode::UNAUTHORIZED => {
+                    Ok(extension::is_announced(&answer.headers))
+                }
+                status => {
+                    let status = status.as_u16();
+                    Err(RegistryError::status(&request.wanted, status, &answer.body))
+                }
+            }
+        };
+        self.keeps_signatures.get_or_try_init(asking).await.copied()
+    }
+
+    /// Where the registry lists the signatures that it keeps of a document.
+    pub(crate) fn signature_list_url(&self, subject: &Digest) -> Url {
+        let mut url = self.base.clone();
+        let path = extension::path(&self.endpoint.repository, subject);
+        url.set_path(&path);
+        url
+    }
+
+    /// The list of the signatures that the registry keeps of a document, as it is served.
+    pub(crate) async fn signature_list(&self, subject: &Digest) -> Result<Vec<u8>, RegistryError> {
+        let url = self.signature_list_url(subject);
+        let wanted = Wanted::signatures(&self.endpoint.host, &self.asked, subject);
+        let answer = self.get_small(url, None, &wanted, MAX_LIST_BYTES).await?;
+        Ok(answer.body)
+    }
+
+    /// Sends a GET, once more with what the registry asks for when it answers 401, and returns
+    /// the answer if it is 200.
+    async fn open(
         &self,
-        digest: &str,
+        url: Url,
+        accept: Option<&'static str>,
         wanted: &Wanted,
-    ) -> Result<reqwest::Response, RegistryError> {
-        let url = self.url("blobs", digest);
+    ) -> Result<Response, RegistryError> {
         let authorization = self.authorization();
         let mut request = Request {
             url,
             wanted: wanted.clone(),
-            accept: None,
+            accept,
             authorization: authorization.as_ref(),
             plain_hosts: &self.plain_hosts,
         };
         let mut response = self.http.get(&request).await?;
         let renewed;
         if response.status() == StatusCode::UNAUTHORIZED {
-            renewed = self.authorize(response.headers()).await?;
+            let challenge = self.refusal(response, wanted).await?;
+            renewed = self.authorize(&challenge.headers).await?;
             request.authorization = Some(&renewed);
             response = self.http.get(&request).await?;
         }
-        if response.status() != StatusCode::OK {
-            return Err(RegistryError::status(
-                wanted,
-                response.status().as_u16(),
-                b"",
-            ));
+        if response.status() == StatusCode::OK {
+            return Ok(response);
         }
-        Ok(response)
+        let refusal = self.refusal(response, wanted).await?;
+        let status = refusal.status.as_u16();
+        Err(RegistryError::status(wanted, status, &refusal.body))
+    }
+
+    /// An answer that is not what was asked for.
+    async fn refusal(&self, response: Response, wanted: &Wanted) -> Result<Answer, RegistryError> {
+        let reading = Answer::read(response, MAX_PING_BYTES, wanted);
+        self.http.in_time(wanted, reading).await
     }
 
     async fn get_small(
         &self,
-        kind: &str,
-        selector: &str,
+        url: Url,
         accept: Option<&'static str>,
-        wanted: Wanted,
+        wanted: &Wanted,
         limit: usize,
     ) -> Result<Answer, RegistryError> {
-        let url = self.url(kind, selector);
-        let authorization = self.authorization();
-        let mut request = Request {
-            url,
-            wanted,
-            accept,
-            authorization: authorization.as_ref(),
-            plain_hosts: &self.plain_hosts,
+        let whole = async {
+            let response = self.open(url, accept, wanted).await?;
+            Answer::read(response, limit, wanted).await
         };
-        let mut answer = self.http.get_small(&request, limit).await?;
-        let renewed;
-        if answer.status == StatusCode::UNAUTHORIZED {
-            renewed = self.authorize(&answer.headers).await?;
-            request.authorization = Some(&renewed);
-            answer = self.http.get_small(&request, limit).await?;
-        }
-        if answer.status != StatusCode::OK {
-            let status = answer.status.as_u16();
-            return Err(RegistryError::status(&request.wanted, status, &answer.body));
-        }
-        Ok(answer)
+        self.http.in_time(wanted, whole).await
     }
 
     async fn authorize(
@@ -382,6 +421,8 @@ impl Source {
     }
 }
 
+/// Bytes of an answer whose body nobody reads.
+const MAX_PING_BYTES: usize = 1 << 20;
 /// Every kind of manifest that we can read; what else a registry has, it may refuse or convert.
 const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.oci.image.manifest.v1+json, \

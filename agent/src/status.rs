@@ -100,6 +100,12 @@ impl Verdict {
                 verdict(Code::NOT_FOUND, "resolve", "no image for this platform")
                     .with(&source.to_string())
             }
+            Error::Denied { denied, .. } if denied.decision().is_undecided() => verdict(
+                Code::UNAVAILABLE,
+                "decide",
+                "the image policy cannot judge for now, try again",
+            )
+            .with(denied.cause()),
             Error::Denied { denied, .. } => verdict(
                 Code::PERMISSION_DENIED,
                 "decide",
@@ -108,6 +114,7 @@ impl Verdict {
             .with(denied.cause()),
             Error::Config(source) => of_config(source),
             Error::Unpack { layer, source } => of_unpack(source).about(&layer.to_string()),
+            Error::NotRoot => broken("pull", "the agent does not run as root"),
             Error::Store(source) => of_store(source),
             Error::Assemble(source) => of_bundle("assemble", source),
             Error::Deadline { .. } | Error::Panicked | Error::ShuttingDown | Error::Interrupted => {
@@ -299,6 +306,11 @@ fn of_store(error: &StoreError) -> Verdict {
     let stage = "store";
     match error {
         StoreError::DiskFull { .. } => verdict(Code::RESOURCE_EXHAUSTED, stage, "disk full"),
+        StoreError::NotADirectory { .. } => verdict(
+            Code::FAILED_PRECONDITION,
+            stage,
+            "image.work_dir is not a directory",
+        ),
         StoreError::RecordTooLong { .. } => {
             verdict(Code::RESOURCE_EXHAUSTED, stage, "limit exceeded")
         }

@@ -74,6 +74,13 @@ pub enum StoreError {
         path: PathBuf,
     },
 
+    /// The work directory, or a directory above it, is something else.
+    #[error("image.work_dir is {}, which is not a directory", path.display())]
+    NotADirectory {
+        /// The work directory as it is configured.
+        path: PathBuf,
+    },
+
     /// The file system of the work directory does not do what is needed.
     #[error("{action} {}", path.display())]
     Io {
@@ -126,7 +133,13 @@ impl Store {
     /// Opens the work directory, and makes it with mode 0700 before if there is none.
     pub(crate) fn open(work_dir: &Path) -> Result<Self, StoreError> {
         let io = |action| StoreError::io(action, work_dir);
-        make_path(work_dir).map_err(io("make"))?;
+        make_path(work_dir).map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+                let path = work_dir.to_owned();
+                StoreError::NotADirectory { path }
+            }
+            _ => io("make")(source),
+        })?;
         let root = Dir::open_ambient(work_dir).map_err(StoreError::tree("open", work_dir))?;
         let part = |name| {
             root.create_dir(name)

@@ -2,6 +2,7 @@
 //!
 //! The path is built by `webpki`; here stand the questions around it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rustls_pki_types::{
@@ -16,9 +17,12 @@ use webpki::{
     RequiredEkuNotFoundContext, VerifiedPath,
 };
 
-use crate::certificate::{Certificate, CertificateError, IssuerError};
+use crate::certificate::{Certificate, CertificateError, IssuerError, PemCertificates};
 use crate::digest::Digest;
+use crate::fingerprint::Fingerprint;
 use crate::key::{KeyError, PublicKey};
+use crate::rekor::LogKey;
+use crate::sct::{self, SctProblem};
 
 /// An authority that the owner trusts, and whom its certificates must name.
 #[derive(Debug)]
@@ -26,6 +30,8 @@ pub struct Authority {
     roots: Vec<Root>,
     intermediates: Vec<CertificateDer<'static>>,
     subject: Subject,
+    /// The logs that must have seen a signer's certificate, if any must.
+    ct_logs: Option<Vec<LogKey>>,
 }
 
 impl Authority {
@@ -40,6 +46,7 @@ impl Authority {
             roots: roots(ca)?,
             intermediates: Vec::new(),
             subject: Subject::Fulcio { oidc_issuer, email },
+            ct_logs: None,
         })
     }
 
@@ -59,7 +66,16 @@ impl Authority {
                 email: subject_email.map(str::to_owned),
                 hostname,
             },
+            ct_logs: None,
         })
+    }
+
+    /// The same authority, of whose certificates only those count that one of `logs` has seen: an
+    /// embedded timestamp says so (RFC 6962 section 3.3).
+    #[must_use]
+    pub fn logged_by(self, logs: Vec<LogKey>) -> Self {
+        let ct_logs = Some(logs);
+        Self { ct_logs, ..self }
     }
 
     /// The key in `certificate`, once the authority stood behind it at that time (in seconds since
@@ -74,27 +90,33 @@ impl Authority {
         time: u64,
     ) -> Result<(PublicKey, SignerCertificate), CertificateProblem> {
         let leaf = Certificate::from_pem(certificate)?;
-        let mut chain = Certificate::list_from_pem(chain).map_err(CertificateProblem::Chain)?;
-        chain.pop();
-        if chain.len() > MAX_CHAIN {
-            let found = chain.len();
+        let chain = PemCertificates::read(chain).map_err(CertificateProblem::Chain)?;
+        let found = chain.len().saturating_sub(1);
+        if found > MAX_CHAIN {
             return Err(CertificateProblem::LongChain { found });
         }
+        let mut chain = chain.parse().map_err(CertificateProblem::Chain)?;
+        chain.pop();
         let mut intermediates = issuers(&chain).map_err(CertificateProblem::ChainDer)?;
         intermediates.extend(self.intermediates.iter().cloned());
         let end = EndEntityCert::try_from(leaf.der()).map_err(|error| path_problem(&error))?;
-        self.build_path(&end, &intermediates, time)?;
-        let named = self.subject.named_by(&leaf, &end)?;
+        let issuer = self.build_path(&end, &intermediates, time)?;
+        if let Some(logs) = &self.ct_logs {
+            sct::check(&leaf, &issuer, logs)?;
+        }
         let key = PublicKey::from_spki(&end.subject_public_key_info());
-        Ok((key.map_err(CertificateProblem::Key)?, named))
+        let key = key.map_err(CertificateProblem::Key)?;
+        let named = self.subject.named_by(&leaf, &end, &key)?;
+        Ok((key, named))
     }
 
+    /// The `SubjectPublicKeyInfo` of the certificate's issuer, once a path leads to a root.
     fn build_path(
         &self,
         end: &EndEntityCert<'_>,
         intermediates: &[CertificateDer<'_>],
         time: u64,
-    ) -> Result<(), CertificateProblem> {
+    ) -> Result<Vec<u8>, CertificateProblem> {
         let roots = self.roots.iter().filter(|root| root.may_issue_at(time));
         let roots: Vec<&Root> = roots.collect();
         if roots.is_empty() {
@@ -109,7 +131,7 @@ impl Authority {
             let limited = webpki::Error::PathLenConstraintViolated;
             roots.iter().any(allowed).then_some(()).ok_or(limited)
         };
-        end.verify_for_usage(
+        let path = end.verify_for_usage(
             SIGNATURE_ALGORITHMS,
             &anchors,
             intermediates,
@@ -117,9 +139,9 @@ impl Authority {
             CodeSigning,
             None,
             Some(&within_limit),
-        )
-        .map_err(|error| path_problem(&error))?;
-        Ok(())
+        );
+        let path = path.map_err(|error| path_problem(&error))?;
+        Ok(path.issuer_spki().to_vec())
     }
 }
 
@@ -138,6 +160,12 @@ pub struct SignerCertificate {
     /// The host name that the policy wants and the certificate names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject_hostname: Option<String>,
+    /// Every name that it has, whatever the policy asked for.
+    #[serde(skip)]
+    pub(crate) names: BTreeSet<String>,
+    /// The sha256 digest of its key.
+    #[serde(skip)]
+    pub(crate) key: Digest,
 }
 
 impl SignerCertificate {
@@ -150,6 +178,13 @@ impl SignerCertificate {
         ];
         let names: Vec<&str> = names.into_iter().filter_map(Option::as_deref).collect();
         names.join(" ")
+    }
+
+    /// All that its holder is known by: two certificates with the same key, or with a name in
+    /// common, are one holder's, whatever else they say.
+    pub(crate) fn identities(&self) -> impl Iterator<Item = Fingerprint> {
+        let names = self.names.iter().cloned().map(Fingerprint::Holder);
+        names.chain([Fingerprint::Spki(self.key)])
     }
 }
 
@@ -184,6 +219,9 @@ pub enum CertificateProblem {
         /// What the path builder says.
         why: String,
     },
+    /// No log of the policy has seen it.
+    #[error("its certificate: {0}")]
+    Sct(#[from] SctProblem),
     /// It does not tell who logged in where.
     #[error("{0}")]
     Issuer(#[from] IssuerError),
@@ -269,12 +307,15 @@ impl Subject {
         &self,
         leaf: &Certificate,
         end: &EndEntityCert<'_>,
+        key: &PublicKey,
     ) -> Result<SignerCertificate, CertificateProblem> {
         let mut named = SignerCertificate {
             fingerprint: leaf.fingerprint(),
             oidc_issuer: None,
             subject_email: None,
             subject_hostname: None,
+            names: leaf.untrusted_names().map_err(CertificateProblem::Names)?,
+            key: *key.fingerprint(),
         };
         match self {
             Self::Fulcio { oidc_issuer, email } => {

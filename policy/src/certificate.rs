@@ -1,10 +1,12 @@
 //! An X.509 certificate (RFC 5280) and what it says. Reading it proves nothing: see
 //! [`Authority`](crate::Authority).
 
+use std::collections::BTreeSet;
+
 use rustls_pki_types::CertificateDer;
 use spki::ObjectIdentifier;
 use spki::der::asn1::Utf8StringRef;
-use spki::der::{self, Decode};
+use spki::der::{self, Decode, Encode};
 use thiserror::Error;
 use x509_cert::ext::Extension;
 use x509_cert::ext::pkix::name::GeneralName;
@@ -24,16 +26,14 @@ pub struct Certificate {
 impl Certificate {
     /// Reads a text that is exactly one PEM block of `CERTIFICATE`.
     pub fn from_pem(text: &[u8]) -> Result<Self, CertificateError> {
+        check_size(text, MAX_TEXT_BYTES)?;
         let (label, der) = decode_pem(text)?;
         Self::from_block(label, der)
     }
 
     /// Reads certificates one after the other.
     pub(crate) fn list_from_pem(text: &[u8]) -> Result<Vec<Self>, CertificateError> {
-        let blocks = decode_pem_blocks(text)?.into_iter();
-        blocks
-            .map(|(label, der)| Self::from_block(label, der))
-            .collect()
+        PemCertificates::read(text)?.parse()
     }
 
     fn from_block(label: &str, der: Vec<u8>) -> Result<Self, CertificateError> {
@@ -41,16 +41,16 @@ impl Certificate {
             let found = label.to_owned();
             return Err(CertificateError::Label { found });
         }
+        check_size(&der, MAX_DER_BYTES)?;
         let content = x509_cert::Certificate::from_der(&der)?.tbs_certificate;
         let der = CertificateDer::from(der);
         let certificate = Self { der, content };
-        let mut seen = Vec::new();
+        let mut seen = BTreeSet::new();
         for extension in certificate.extensions() {
-            if seen.contains(&extension.extn_id) {
+            if !seen.insert(extension.extn_id) {
                 let oid = extension.extn_id.to_string();
                 return Err(CertificateError::DuplicateExtension { oid });
             }
-            seen.push(extension.extn_id);
         }
         Ok(certificate)
     }
@@ -83,9 +83,27 @@ impl Certificate {
         Ok(names.into_iter().filter_map(email).collect())
     }
 
+    /// The subject's alternative names, each in one form: addresses and hosts in lower case, for
+    /// those that differ in case alone may be one holder's; others by the digest of their DER.
+    pub(crate) fn untrusted_names(&self) -> Result<BTreeSet<String>, der::Error> {
+        let names = self.content.get::<SubjectAltName>()?;
+        let names = names.map(|(_critical, names)| names.0).unwrap_or_default();
+        let form = |name: &GeneralName| match name {
+            GeneralName::Rfc822Name(text) | GeneralName::DnsName(text) => {
+                Ok(text.as_str().to_ascii_lowercase())
+            }
+            other => other.to_der().map(|der| Digest::sha256_of(&der).hex()),
+        };
+        names.iter().map(form).collect()
+    }
+
     /// The sha256 digest of the certificate in DER.
     pub(crate) fn fingerprint(&self) -> Digest {
         Digest::sha256_of(&self.der)
+    }
+
+    pub(crate) fn content(&self) -> &TbsCertificate {
+        &self.content
     }
 
     pub(crate) fn der(&self) -> &CertificateDer<'static> {
@@ -123,6 +141,15 @@ impl Certificate {
         (from.to_unix_duration().as_secs()..=to.to_unix_duration().as_secs()).contains(&time)
     }
 
+    /// From when to when it is valid.
+    pub(crate) fn validity(&self) -> (der::DateTime, der::DateTime) {
+        let validity = &self.content.validity;
+        (
+            validity.not_before.to_date_time(),
+            validity.not_after.to_date_time(),
+        )
+    }
+
     fn extensions(&self) -> &[Extension] {
         self.content.extensions.as_deref().unwrap_or_default()
     }
@@ -134,10 +161,39 @@ impl Certificate {
     }
 }
 
+/// PEM blocks, one after the other, none of them read as a certificate yet.
+pub(crate) struct PemCertificates<'a>(Vec<(&'a str, Vec<u8>)>);
+
+impl<'a> PemCertificates<'a> {
+    pub(crate) fn read(text: &'a [u8]) -> Result<Self, CertificateError> {
+        check_size(text, MAX_TEXT_BYTES)?;
+        Ok(Self(decode_pem_blocks(text)?))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn parse(self) -> Result<Vec<Certificate>, CertificateError> {
+        let blocks = self.0.into_iter();
+        blocks
+            .map(|(label, der)| Certificate::from_block(label, der))
+            .collect()
+    }
+}
+
 /// Why bytes are no certificates. Whoever stored them is at fault.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum CertificateError {
+    /// More than any honest certificate or list of them has.
+    #[error("it has {found} bytes, at most {limit} are read")]
+    TooLarge {
+        /// The limit.
+        limit: usize,
+        /// The size.
+        found: usize,
+    },
     /// Not PEM blocks.
     #[error("{0}")]
     Pem(PemError),
@@ -207,6 +263,17 @@ pub enum IssuerError {
         newer: String,
     },
 }
+
+fn check_size(content: &[u8], limit: usize) -> Result<(), CertificateError> {
+    match content.len() {
+        found if found > limit => Err(CertificateError::TooLarge { limit, found }),
+        _ => Ok(()),
+    }
+}
+
+/// A certificate with a large RSA key and many extensions has 4 KiB.
+const MAX_DER_BYTES: usize = 64 << 10;
+const MAX_TEXT_BYTES: usize = 256 << 10;
 
 /// The extensions that decide here or in path building (RFC 5280 section 4.2.1): key usage,
 /// subject alternative name, basic constraints, name constraints, extended key usage.

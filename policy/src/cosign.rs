@@ -7,7 +7,7 @@ use crate::claims::Claims;
 use crate::decision::Proof;
 use crate::digest::Digest;
 use crate::encoding::decode_base64;
-use crate::evidence::{COSIGN_PAYLOAD, CosignSignature};
+use crate::evidence::{COSIGN_PAYLOAD, CosignSignature, NotFetched};
 use crate::freshness::Stale;
 use crate::identity::{IdentityMismatch, SignedIdentity};
 use crate::key::PublicKey;
@@ -90,7 +90,7 @@ pub enum SignatureProblem {
     #[error("its payload could not be fetched: {why}")]
     NotFetched {
         /// What the fetcher said.
-        why: String,
+        why: NotFetched,
     },
     /// There is no signature beside the bytes.
     #[error("it has no annotation {SIGNATURE_ANNOTATION}")]

@@ -9,10 +9,12 @@ use crate::authority::SignerCertificate;
 use crate::certificate::CertificateError;
 use crate::cosign::SignatureProblem;
 use crate::digest::Digest;
+use crate::evidence::{Failure, NotFetched};
 use crate::fingerprint::Fingerprint;
 use crate::key::KeyError;
 use crate::manifest::{Manifest, SubjectKind, Unverified};
 use crate::openpgp::KeyringError;
+use crate::printable::printable;
 use crate::reference::ImageRef;
 use crate::scope::Scope;
 
@@ -50,14 +52,36 @@ impl Decision {
         !self.findings.is_empty() && self.findings.iter().all(met)
     }
 
-    /// Whether the index that the manifest was chosen from is as good as the manifest: it was
-    /// signed, or nothing was and nobody asks. Otherwise it only led to the manifest, and what it
-    /// says of the platform is the registry's word.
+    /// Whether it refuses only for what could not be fetched for the time being: the same image may
+    /// be allowed later without anybody changing anything.
+    pub fn is_undecided(&self) -> bool {
+        let refused = |finding: &&Finding| matches!(finding.outcome, Outcome::Refused(_));
+        let mut refused = self.findings.iter().filter(refused).peekable();
+        refused.peek().is_some() && refused.all(|finding| finding.hangs_on(Failure::Transient))
+    }
+
+    /// Whether the index that the manifest was chosen from is as good as the manifest: whatever
+    /// was proved was proved of it, or nobody asks for anything. Otherwise it only led to the
+    /// manifest, and what it says of the platform is the registry's word.
     pub(crate) fn trusts_index(&self) -> bool {
-        let proofs = self.findings.iter().filter_map(Finding::proof);
-        let subjects: Vec<SubjectKind> = proofs.map(|proof| proof.subject).collect();
-        let is_signed = subjects.contains(&SubjectKind::Index);
-        self.index_digest.is_some() && (subjects.is_empty() || is_signed)
+        let Some(index) = &self.index_digest else {
+            return false;
+        };
+        let mut subjects = Vec::new();
+        for finding in &self.findings {
+            finding.add_subjects(index, &mut subjects);
+        }
+        let demands_nothing = |finding: &Finding| {
+            matches!(
+                finding.outcome,
+                Outcome::Met(Grounds::InsecureAcceptAnything)
+            )
+        };
+        if subjects.is_empty() {
+            self.findings.iter().all(demands_nothing)
+        } else {
+            !subjects.contains(&SubjectKind::Manifest)
+        }
     }
 
     /// The reference that was asked for.
@@ -130,10 +154,71 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn proof(&self) -> Option<&Proof> {
-        match &self.outcome {
-            Outcome::Met(Grounds::Signature(proof)) => Some(proof),
-            _ => None,
+    /// Adds which documents the proofs are about, also those of the members that are met.
+    fn add_subjects(&self, index: &Digest, subjects: &mut Vec<SubjectKind>) {
+        let Outcome::Met(grounds) = &self.outcome else {
+            return;
+        };
+        match grounds {
+            Grounds::Signature(proof) => subjects.push(proof.subject),
+            Grounds::DigestAllowed(digest) if digest == index => subjects.push(SubjectKind::Index),
+            Grounds::DigestAllowed(_) => subjects.push(SubjectKind::Manifest),
+            Grounds::Members(_) => {
+                for member in &self.members {
+                    member.add_subjects(index, subjects);
+                }
+            }
+            Grounds::InsecureAcceptAnything
+            | Grounds::LayersEncrypted(_)
+            | Grounds::AskedByDigest => {}
+        }
+    }
+
+    /// Whether it is refused and, for all one knows, would not be without failures of this kind.
+    fn hangs_on(&self, failure: Failure) -> bool {
+        let Outcome::Refused(refusal) = &self.outcome else {
+            return false;
+        };
+        let payload = || {
+            let mut problems = self.rejected.iter().map(|rejected| &rejected.problem);
+            problems.any(|problem| {
+                matches!(problem, SignatureProblem::NotFetched { why } if why.failure == failure)
+            })
+        };
+        match refusal {
+            Refusal::KeyNotFetched { why, .. } => why.failure == failure,
+            Refusal::NotListed { why, .. } => why.failure == failure || payload(),
+            Refusal::NoneCounts { .. } => payload(),
+            Refusal::TooFew { wanted, found, .. } => {
+                let missing = self.members_that_hang_on(failure).count();
+                missing > 0 && found + missing >= *wanted
+            }
+            _ => false,
+        }
+    }
+
+    fn members_that_hang_on(&self, failure: Failure) -> impl Iterator<Item = &Self> {
+        let hangs = move |member: &&Self| member.hangs_on(failure);
+        self.members.iter().filter(hangs)
+    }
+
+    /// The cause of a refusal, from a closed list and without names: what is behind a threshold if
+    /// nothing else is in its way.
+    fn cause(&self) -> Option<&'static str> {
+        let Outcome::Refused(refusal) = &self.outcome else {
+            return None;
+        };
+        let behind = [Failure::Transient, Failure::NotConfigured]
+            .into_iter()
+            .filter(|failure| self.hangs_on(*failure))
+            .find_map(|failure| self.members_that_hang_on(failure).next());
+        match refusal {
+            Refusal::NotListed { .. } | Refusal::NoneCounts { .. }
+                if self.hangs_on(Failure::Transient) =>
+            {
+                Some(SIGNATURES_LATER)
+            }
+            _ => behind.map_or_else(|| Some(refusal.cause()), Self::cause),
         }
     }
 
@@ -214,6 +299,9 @@ pub struct Proof {
 }
 
 /// A signature that does not count.
+///
+/// Both of its texts may be what a stranger wrote. It displays as where and why, each cut and
+/// without control characters, as in the record.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Rejected {
@@ -221,6 +309,13 @@ pub struct Rejected {
     pub found: String,
     /// What is wrong with it.
     pub problem: SignatureProblem,
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (found, problem) = (printable(&self.found), printable(&self.problem));
+        write!(f, "{found}: {problem}")
+    }
 }
 
 /// Why a requirement is not met.
@@ -242,7 +337,7 @@ pub enum Refusal {
         /// Where the policy says it is.
         location: String,
         /// What the fetcher said.
-        why: String,
+        why: NotFetched,
     },
     /// A key is not one.
     #[error("key {location} cannot be used: {problem}")]
@@ -280,7 +375,10 @@ pub enum Refusal {
         found: Digest,
     },
     /// A layer is not encrypted.
-    #[error("layer {index} is not encrypted, its media type is {media_type:?}")]
+    #[error(
+        "layer {index} is not encrypted, its media type is {:?}",
+        printable(media_type)
+    )]
     LayerNotEncrypted {
         /// Which one, from 0 at the bottom.
         index: usize,
@@ -304,12 +402,12 @@ pub enum Refusal {
         found: usize,
     },
     /// The signatures could not be looked up, and none of those found elsewhere counts.
-    #[error("the signatures of {subject} could not be listed: {why}")]
+    #[error("the signatures of {subject} could not be listed: {}", printable(why))]
     NotListed {
         /// The document whose signatures were wanted.
         subject: Digest,
         /// What the fetcher said.
-        why: String,
+        why: NotFetched,
     },
     /// Nobody has signed.
     #[error("no signature was found")]
@@ -334,7 +432,10 @@ impl Refusal {
         match self {
             Self::Rejects => "rejected by the policy",
             Self::Unsupported { .. } => "unsupported requirement",
-            Self::KeyNotFetched { .. } => "key not available",
+            Self::KeyNotFetched { why, .. } => match why.failure {
+                Failure::Transient => "key not available for now",
+                Failure::NotConfigured | Failure::Permanent => "key not available",
+            },
             Self::KeyUnusable { .. } | Self::KeyringUnusable { .. } => "key not usable",
             Self::AuthorityUnusable { .. } => "authority not usable",
             Self::DigestNotAllowed { .. } => "digest not allowed",
@@ -342,7 +443,11 @@ impl Refusal {
             Self::NotByDigest => "not asked for by digest",
             Self::TooFew { .. } => "too few acceptable signatures",
             Self::NoTime => "time not known",
-            Self::NotListed { .. } => "signatures not available",
+            Self::NotListed { why, .. } => match why.failure {
+                Failure::Transient => SIGNATURES_LATER,
+                Failure::NotConfigured => "no place for signatures is configured",
+                Failure::Permanent => "signatures not available",
+            },
             Self::NoSignature => "no signature",
             Self::NoneCounts { .. } => "no acceptable signature",
             Self::OtherReference { .. } => "rules for another reference",
@@ -351,7 +456,7 @@ impl Refusal {
 }
 
 /// The policy does not allow the image. This is an answer, not a fault: asking again changes
-/// nothing.
+/// nothing, unless it [is undecided](Decision::is_undecided).
 ///
 /// Displays as one paragraph that names keys and signatures; it is for the owner, not for the
 /// host, for whom there is [`Denied::cause`].
@@ -374,24 +479,23 @@ impl Denied {
 
     /// The first cause, from a closed list and without names.
     pub fn cause(&self) -> &'static str {
-        let refusals = self
-            .decision
-            .findings
-            .iter()
-            .filter_map(|finding| match &finding.outcome {
-                Outcome::Refused(refusal) => Some(refusal.cause()),
-                Outcome::Met(_) | Outcome::NotExamined => None,
-            });
-        refusals.into_iter().next().unwrap_or("nothing was proved")
+        let findings = &self.decision.findings;
+        let cause = findings.iter().find_map(Finding::cause);
+        cause.unwrap_or("nothing was proved")
     }
 }
 
 impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let decision = &self.decision;
+        let verdict = if decision.is_undecided() {
+            "cannot be judged for now"
+        } else {
+            "is denied"
+        };
         write!(
             f,
-            "{} is denied by the policy's {}",
+            "{} {verdict} by the policy's {}",
             decision.reference, decision.scope
         )?;
         for (finding, number) in decision.findings.iter().zip(1_usize..) {
@@ -415,7 +519,7 @@ impl fmt::Display for Refused<'_> {
         write!(f, "{}: {refusal}", finding.requirement)?;
         for (index, rejected) in finding.rejected.iter().enumerate() {
             let mark = if index == 0 { ":" } else { "," };
-            write!(f, "{mark} {}: {}", rejected.found, rejected.problem)?;
+            write!(f, "{mark} {rejected}")?;
         }
         for (index, member) in finding.members.iter().enumerate() {
             let mark = if index == 0 { " (" } else { "; " };
@@ -449,7 +553,7 @@ struct FindingRecord<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    rejected: Vec<RejectedRecord<'a>>,
+    rejected: Vec<RejectedRecord>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     members: Vec<FindingRecord<'a>>,
 }
@@ -463,9 +567,9 @@ impl<'a> FindingRecord<'a> {
             Outcome::Refused(refusal) => ("refused", None, Some(refusal.to_string())),
             Outcome::NotExamined => ("not examined", None, None),
         };
-        let record = |rejected: &'a Rejected| RejectedRecord {
-            found: &rejected.found,
-            problem: rejected.problem.to_string(),
+        let record = |rejected: &Rejected| RejectedRecord {
+            found: printable(&rejected.found),
+            problem: printable(&rejected.problem),
         };
         let rejected = finding.rejected.iter().map(record).collect();
         Self {
@@ -480,10 +584,12 @@ impl<'a> FindingRecord<'a> {
 }
 
 #[derive(Serialize)]
-struct RejectedRecord<'a> {
-    found: &'a str,
+struct RejectedRecord {
+    found: String,
     problem: String,
 }
+
+const SIGNATURES_LATER: &str = "signatures not available for now";
 
 fn too_few(wanted: usize, of: usize, found: usize) -> String {
     match wanted {

@@ -49,7 +49,7 @@ impl Digest {
             .collect()
     }
 
-    fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         match &self.0 {
             Bytes::Sha256(bytes) => bytes,
             Bytes::Sha384(bytes) => bytes,

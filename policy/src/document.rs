@@ -1,11 +1,13 @@
 //! containers-policy.json(5): the grammar, read strictly.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::digest::Digest;
 use crate::identity::SignedIdentity;
 use crate::json::{Json, Place};
+use crate::keycheck::KeySite;
 use crate::lint;
 use crate::requirement::Requirements;
 
@@ -30,15 +32,26 @@ pub struct Policy {
 impl Policy {
     /// Reads a containers-policy.json document.
     ///
-    /// Every key at every level must be known and stand once; nothing may be null or empty; one
-    /// fault anywhere refuses the whole document. No key is fetched here.
+    /// Every key at every level must be known and stand once; nothing may be null or empty, but
+    /// for one of the two names of a `pki` beside the other; one fault anywhere refuses the whole
+    /// document. No key is fetched here.
     pub fn parse(document: &[u8]) -> Result<Self, PolicyError> {
+        Self::read(document, &mut Reader::default())
+    }
+
+    /// Also says where each of its keys stands.
+    pub(crate) fn parse_with_sites(document: &[u8]) -> Result<(Self, Vec<KeySite>), PolicyError> {
+        let mut reader = Reader {
+            sites: Some(Vec::new()),
+            ..Reader::default()
+        };
+        let policy = Self::read(document, &mut reader)?;
+        Ok((policy, reader.sites.unwrap_or_default()))
+    }
+
+    fn read(document: &[u8], reader: &mut Reader) -> Result<Self, PolicyError> {
         let json = Json::parse(document)?;
         let top = json.root().object(&["default", "transports"])?;
-        let mut reader = Reader {
-            warnings: Vec::new(),
-            depth: 0,
-        };
         let default_node = top.required("default")?;
         let default = reader.requirements(&default_node)?;
         reader.warn(&default_node, lint::about_list(&default));
@@ -53,7 +66,7 @@ impl Policy {
             digest,
             default,
             transports,
-            warnings: reader.warnings,
+            warnings: std::mem::take(&mut reader.warnings),
         })
     }
 
@@ -79,18 +92,23 @@ impl SignedIdentity {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
     place: Place,
-    text: &'static str,
+    text: Cow<'static, str>,
 }
 
 impl Warning {
+    pub(crate) fn new(place: Place, text: impl Into<Cow<'static, str>>) -> Self {
+        let text = text.into();
+        Self { place, text }
+    }
+
     /// Where it stands.
     pub fn place(&self) -> &Place {
         &self.place
     }
 
     /// What is questionable there.
-    pub fn text(&self) -> &'static str {
-        self.text
+    pub fn text(&self) -> &str {
+        &self.text
     }
 }
 

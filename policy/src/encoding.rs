@@ -6,8 +6,14 @@ use thiserror::Error;
 
 /// Decodes standard base64 with padding; line breaks within it mean nothing, as in Go and in PEM.
 pub(crate) fn decode_base64(text: &str) -> Result<Vec<u8>, base64::DecodeError> {
-    let joined: String = text.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
-    STANDARD.decode(joined)
+    // Hardly any has line breaks, so that they are not looked for at first.
+    STANDARD.decode(text).or_else(|error| {
+        if text.contains(['\r', '\n']) {
+            STANDARD.decode(text.replace(['\r', '\n'], ""))
+        } else {
+            Err(error)
+        }
+    })
 }
 
 pub(crate) fn encode_base64(bytes: &[u8]) -> String {

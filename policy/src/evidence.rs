@@ -1,6 +1,7 @@
 //! What a decision needs, and what was found: plain data between the policy and whoever fetches.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::SystemTime;
 
 use crate::digest::Digest;
@@ -23,15 +24,63 @@ pub struct Needs {
 #[derive(Debug, Clone, Default)]
 pub struct Evidence {
     /// For each resource its content, or why there is none.
-    pub resources: BTreeMap<String, Result<Vec<u8>, String>>,
+    pub resources: BTreeMap<String, Result<Vec<u8>, NotFetched>>,
     /// For each subject the signatures found, or why they could not be listed. A registry that
     /// knows no such tag has found none.
-    pub cosign: BTreeMap<Digest, Result<Vec<CosignSignature>, String>>,
+    pub cosign: BTreeMap<Digest, Result<Vec<CosignSignature>, NotFetched>>,
     /// For each subject the simple-signing signatures found, or why they could not be fetched. One
     /// that cannot be read fails them all, as in the reference implementation.
-    pub simple: BTreeMap<Digest, Result<Vec<SimpleSignature>, String>>,
+    pub simple: BTreeMap<Digest, Result<Vec<SimpleSignature>, NotFetched>>,
     /// The time at which expiry is judged. Nothing that may expire is believed without it.
     pub now: Option<SystemTime>,
+}
+
+/// Why something that was wanted is not there. It displays as what the fetcher said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotFetched {
+    /// What the fetcher said.
+    pub why: String,
+    /// What can be expected of asking again.
+    pub failure: Failure,
+}
+
+/// What can be expected of asking again. Complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The same request may succeed later without anybody changing anything.
+    Transient,
+    /// The owner has configured no place to ask.
+    NotConfigured,
+    /// Asking again changes nothing.
+    Permanent,
+}
+
+impl NotFetched {
+    /// A failure that may pass: no answer, or one that says so.
+    pub fn transient(why: impl Into<String>) -> Self {
+        Self::new(why, Failure::Transient)
+    }
+
+    /// There is no place to ask.
+    pub fn not_configured(why: impl Into<String>) -> Self {
+        Self::new(why, Failure::NotConfigured)
+    }
+
+    /// A failure that lasts: it is denied, not there, or malformed.
+    pub fn permanent(why: impl Into<String>) -> Self {
+        Self::new(why, Failure::Permanent)
+    }
+
+    fn new(why: impl Into<String>, failure: Failure) -> Self {
+        let why = why.into();
+        Self { why, failure }
+    }
+}
+
+impl fmt::Display for NotFetched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
 }
 
 /// A simple-signing signature as it was found: an `OpenPGP` message in binary.
@@ -51,7 +100,7 @@ pub struct CosignSignature {
     /// The media type of the attachment.
     pub media_type: String,
     /// The bytes that are said to be signed, or why there are none.
-    pub payload: Result<Vec<u8>, String>,
+    pub payload: Result<Vec<u8>, NotFetched>,
     /// The annotations of the attachment, the signature among them.
     pub annotations: BTreeMap<String, String>,
 }

@@ -80,12 +80,29 @@ pub(crate) struct Threshold {
     pub(crate) of: Vec<Requirement>,
 }
 
+/// All that one signer is known by: whoever shares any of it is the same.
+pub(crate) type Signer = BTreeSet<Fingerprint>;
+
+/// The signers of each member by number, where those who share anything, also over others, have
+/// one number.
+pub(crate) fn told_apart(members: &[BTreeSet<Signer>]) -> Vec<BTreeSet<usize>> {
+    let mut apart: Vec<Signer> = Vec::new();
+    for signer in members.iter().flatten() {
+        let same = apart.extract_if(.., |known| !known.is_disjoint(signer));
+        let merged = same.flatten().chain(signer.iter().cloned()).collect();
+        apart.push(merged);
+    }
+    let number = |signer: &Signer| apart.iter().position(|known| !known.is_disjoint(signer));
+    let numbers = |member: &BTreeSet<Signer>| member.iter().filter_map(number).collect();
+    members.iter().map(numbers).collect()
+}
+
 /// The signers to count, each for the member it stands for, when each member has those given: as
 /// many as there can be.
 ///
 /// One signer counts once, however many members would take it. This is a maximum matching: the
 /// answer does not depend on any order.
-pub(crate) fn distinct(members: &[BTreeSet<Fingerprint>]) -> BTreeMap<&Fingerprint, usize> {
+pub(crate) fn distinct(members: &[BTreeSet<usize>]) -> BTreeMap<usize, usize> {
     let mut given = BTreeMap::new();
     for member in 0..members.len() {
         give(member, members, &mut given, &mut BTreeSet::new());
@@ -94,17 +111,17 @@ pub(crate) fn distinct(members: &[BTreeSet<Fingerprint>]) -> BTreeMap<&Fingerpri
 }
 
 /// Finds a signer for one more member, if need be by finding others for those that have one.
-fn give<'m>(
+fn give(
     member: usize,
-    members: &'m [BTreeSet<Fingerprint>],
-    given: &mut BTreeMap<&'m Fingerprint, usize>,
-    tried: &mut BTreeSet<&'m Fingerprint>,
+    members: &[BTreeSet<usize>],
+    given: &mut BTreeMap<usize, usize>,
+    tried: &mut BTreeSet<usize>,
 ) -> bool {
-    for signer in members.get(member).into_iter().flatten() {
+    for &signer in members.get(member).into_iter().flatten() {
         if !tried.insert(signer) {
             continue;
         }
-        let holder = given.get(signer).copied();
+        let holder = given.get(&signer).copied();
         if holder.is_none_or(|holder| give(holder, members, given, tried)) {
             given.insert(signer, member);
             return true;
@@ -135,12 +152,30 @@ mod tests {
             (&["ab", "ab", "ab"], 2),
         ];
         for (members, count) in rows {
-            let of = |signers: &&str| {
-                let signers = signers.chars();
-                signers.map(|c| Fingerprint::OpenPgp(c.into())).collect()
-            };
+            let of = |signers: &&str| signers.chars().map(|c| known(&c.to_string())).collect();
             let members: Vec<BTreeSet<_>> = members.iter().map(of).collect();
-            assert_eq!(distinct(&members).len(), count, "{members:?}");
+            assert_eq!(distinct(&told_apart(&members)).len(), count, "{members:?}");
+        }
+    }
+
+    fn known(names: &str) -> Signer {
+        let names = names.chars();
+        names.map(|c| Fingerprint::Holder(c.into())).collect()
+    }
+
+    #[test]
+    fn signers_with_anything_in_common_are_one() {
+        let rows: [(&[&str], usize); 5] = [
+            (&["ab", "ab"], 1),
+            (&["ab", "bc"], 1),
+            (&["a", "b", "ab"], 1),
+            (&["ab", "cd", "bc"], 1),
+            (&["ab", "cd", "de"], 2),
+        ];
+        for (members, count) in rows {
+            let of = |signer: &&str| BTreeSet::from([known(signer)]);
+            let signers: Vec<_> = members.iter().map(of).collect();
+            assert_eq!(distinct(&told_apart(&signers)).len(), count, "{members:?}");
         }
     }
 }

@@ -94,14 +94,14 @@ impl SignedIdentity {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WrittenReference {
     text: String,
-    reference: Reference,
+    reference: Box<Reference>,
 }
 
 impl WrittenReference {
     pub(crate) fn parse(text: &str) -> Result<Self, ReferenceError> {
         Ok(Self {
             text: text.to_owned(),
-            reference: Reference::parse(text)?,
+            reference: Box::new(Reference::parse(text)?),
         })
     }
 

@@ -3,7 +3,9 @@
 //! Over RFC 8259 this refuses duplicate keys (compared after unescaping), lone surrogates, text
 //! that is not UTF-8, and deep nesting. Every error says where it stands.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::rc::Rc;
 
 use thiserror::Error;
 
@@ -132,19 +134,19 @@ impl fmt::Display for DidYouMean<'_> {
     }
 }
 
-/// A parsed document.
+/// A parsed document; what has no escapes in it stays where it is in the text.
 #[derive(Debug)]
-pub(crate) struct Json {
+pub(crate) struct Json<'t> {
     at: Position,
-    value: Value,
+    value: Value<'t>,
 }
 
-impl Json {
+impl Json<'_> {
     /// The document as the start of a walk.
     pub(crate) fn root(&self) -> Node<'_> {
         Node {
             json: self,
-            path: String::new(),
+            way: None,
         }
     }
 }
@@ -152,8 +154,15 @@ impl Json {
 /// A value and the way to it.
 #[derive(Debug, Clone)]
 pub(crate) struct Node<'a> {
-    json: &'a Json,
-    path: String,
+    json: &'a Json<'a>,
+    way: Option<Rc<Way<'a>>>,
+}
+
+/// The way to a value, from its end: written out only where there is something to say of it.
+#[derive(Debug)]
+struct Way<'a> {
+    before: Option<Rc<Way<'a>>>,
+    step: Step<&'a str>,
 }
 
 impl<'a> Node<'a> {
@@ -163,14 +172,14 @@ impl<'a> Node<'a> {
         let strange = members
             .entries
             .iter()
-            .find(|member| !known.contains(&member.key.as_str()));
+            .find(|member| !known.contains(&&*member.key));
         let Some(member) = strange else {
             return Ok(members);
         };
         let suggestion = nearest(&member.key, known.iter().copied()).map(str::to_owned);
         let place = Place {
             position: member.at,
-            path: join(&self.path, &member.key),
+            path: self.below(&member.value, Step::Key(&member.key)).path(),
         };
         Err(JsonError {
             place,
@@ -193,10 +202,7 @@ impl<'a> Node<'a> {
         let Value::Array(items) = &self.json.value else {
             return Err(self.wrong_type("an array"));
         };
-        let item = |(index, json)| Node {
-            json,
-            path: format!("{}[{index}]", self.path),
-        };
+        let item = |(index, json)| self.below(json, Step::Index(index));
         Ok(items.iter().enumerate().map(item).collect())
     }
 
@@ -234,7 +240,7 @@ impl<'a> Node<'a> {
     pub(crate) fn place(&self) -> Place {
         Place {
             position: self.json.at,
-            path: self.path.clone(),
+            path: self.path(),
         }
     }
 
@@ -248,13 +254,28 @@ impl<'a> Node<'a> {
             problem,
         }
     }
+
+    fn below(&self, json: &'a Json<'a>, step: Step<&'a str>) -> Self {
+        let before = self.way.clone();
+        Self {
+            json,
+            way: Some(Rc::new(Way { before, step })),
+        }
+    }
+
+    fn path(&self) -> String {
+        let ways = std::iter::successors(self.way.as_ref(), |way| way.before.as_ref());
+        let mut steps: Vec<Step<&str>> = ways.map(|way| way.step).collect();
+        steps.reverse();
+        path_of(&steps)
+    }
 }
 
 /// The members of an object.
 #[derive(Debug, Clone)]
 pub(crate) struct Members<'a> {
     node: Node<'a>,
-    entries: &'a [Member],
+    entries: &'a [Member<'a>],
 }
 
 impl<'a> Members<'a> {
@@ -278,7 +299,7 @@ impl<'a> Members<'a> {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&'a str, Node<'a>)> {
-        let named = |member: &'a Member| (member.key.as_str(), self.node_of(member));
+        let named = |member: &'a Member<'a>| (&*member.key, self.node_of(member));
         self.entries.iter().map(named)
     }
 
@@ -286,19 +307,19 @@ impl<'a> Members<'a> {
         self.node.place()
     }
 
-    fn node_of(&self, member: &'a Member) -> Node<'a> {
-        Node {
-            json: &member.value,
-            path: join(&self.node.path, &member.key),
-        }
+    fn node_of(&self, member: &'a Member<'a>) -> Node<'a> {
+        self.node.below(&member.value, Step::Key(&member.key))
     }
 }
 
-/// The candidate that `word` was probably meant to be.
+/// The candidate that `word` was probably meant to be; of a long word it is not asked.
 pub(crate) fn nearest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
+    if word.len() > MAX_WORD {
+        return None;
+    }
     let tolerance = (word.chars().count() / 3).max(1);
     candidates
         .into_iter()
@@ -314,16 +335,16 @@ pub(crate) fn nearest<'a>(
 }
 
 #[derive(Debug)]
-enum Value {
+enum Value<'t> {
     Null,
     Bool(bool),
-    Number(String),
-    String(String),
-    Array(Vec<Json>),
-    Object(Vec<Member>),
+    Number(&'t str),
+    String(Cow<'t, str>),
+    Array(Vec<Json<'t>>),
+    Object(Vec<Member<'t>>),
 }
 
-impl Value {
+impl Value<'_> {
     fn type_name(&self) -> &'static str {
         match self {
             Self::Null => "null",
@@ -337,10 +358,10 @@ impl Value {
 }
 
 #[derive(Debug)]
-struct Member {
-    key: String,
+struct Member<'t> {
+    key: Cow<'t, str>,
     at: Position,
-    value: Json,
+    value: Json<'t>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -350,31 +371,56 @@ struct Position {
 }
 
 impl Position {
-    const START: Self = Self { line: 1, column: 1 };
-
-    fn after(self, byte: u8) -> Self {
-        if byte == b'\n' {
-            Self {
-                line: self.line.saturating_add(1),
-                column: 1,
-            }
-        } else {
-            Self {
-                column: self.column.saturating_add(1),
-                ..self
-            }
+    fn new(line: u32, bytes_before: usize) -> Self {
+        let column = u32::try_from(bytes_before.saturating_add(1));
+        Self {
+            line,
+            column: column.unwrap_or(u32::MAX),
         }
+    }
+
+    /// The position behind a text.
+    fn after(text: &[u8]) -> Self {
+        let mut lines = text.split(|byte| *byte == b'\n');
+        let line = u32::try_from(lines.clone().count()).unwrap_or(u32::MAX);
+        Self::new(line, lines.next_back().map_or(0, <[u8]>::len))
     }
 }
 
-/// A key that is not a plain word is quoted, so that a dot within it cannot mislead.
-fn join(path: &str, key: &str) -> String {
-    let plain = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    let dot = if path.is_empty() { "" } else { "." };
-    if plain {
-        format!("{path}{dot}{key}")
-    } else {
-        format!("{path}{dot}{key:?}")
+/// A step from a value to one within it.
+#[derive(Debug, Clone, Copy)]
+enum Step<K> {
+    Key(K),
+    Index(usize),
+}
+
+/// A key that is not a plain word is quoted, so that a dot within it cannot mislead; one that is
+/// long is cut.
+fn path_of<K: AsRef<str>>(steps: &[Step<K>]) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+    let mut path = String::new();
+    for step in steps {
+        let written = match step {
+            Step::Index(index) => format!("[{index}]"),
+            Step::Key(key) => {
+                let key = beginning(key.as_ref());
+                let dot = if path.is_empty() { "" } else { "." };
+                if !key.is_empty() && key.bytes().all(plain) {
+                    format!("{dot}{key}")
+                } else {
+                    format!("{dot}{key:?}")
+                }
+            }
+        };
+        path.push_str(&written);
+    }
+    path
+}
+
+fn beginning(key: &str) -> Cow<'_, str> {
+    match key.char_indices().nth(MAX_WORD) {
+        Some((end, _)) => Cow::Owned(format!("{}...", key.get(..end).unwrap_or(key))),
+        None => Cow::Borrowed(key),
     }
 }
 
@@ -397,6 +443,9 @@ fn distance(a: &str, b: &str) -> usize {
     }
     row.last().copied().unwrap_or_default()
 }
+
+/// No key that has a meaning anywhere is as long.
+const MAX_WORD: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -434,5 +483,16 @@ mod tests {
             "line 1 column 2: keyPth: unknown key, did you mean keyPath"
         );
         assert_eq!(nearest("zzz", ["type", "keyPath"]), None);
+    }
+
+    #[test]
+    fn a_long_key_has_no_neighbour_and_is_cut_in_the_path() {
+        let key = "k".repeat(4_000_000);
+        let text = format!(r#"{{"{key}": 1}}"#);
+        let json = Json::parse(text.as_bytes()).unwrap();
+        let error = json.root().object(&["type"]).unwrap_err();
+        assert_eq!(error.place().path(), format!("\"{}...\"", "k".repeat(64)));
+        let expected = JsonProblem::UnknownKey { suggestion: None };
+        assert_eq!(error.problem(), &expected);
     }
 }

@@ -140,22 +140,29 @@ impl From<spki::Error> for KeyError {
     }
 }
 
-fn algorithms(
-    identifier: &AlgorithmIdentifierRef<'_>,
-) -> Result<&'static [&'static dyn VerificationAlgorithm], KeyError> {
-    let kind = match identifier.oid {
-        EC => identifier.parameters_oid()?,
-        other => other,
-    };
-    match kind {
+type Algorithms = &'static [&'static dyn VerificationAlgorithm];
+
+fn algorithms(identifier: &AlgorithmIdentifierRef<'_>) -> Result<Algorithms, KeyError> {
+    match identifier.oid {
+        EC => on_curve(identifier.parameters_oid()?),
+        ED25519_KEY => Ok(&[&ED25519]),
+        RSA => Ok(&[&RSA_PKCS1_2048_8192_SHA256]),
+        oid => Err(unsupported(oid)),
+    }
+}
+
+fn on_curve(curve: ObjectIdentifier) -> Result<Algorithms, KeyError> {
+    match curve {
         P256 => Ok(&[&ECDSA_P256_SHA256_ASN1]),
         P384 => Ok(&[&ECDSA_P384_SHA384_ASN1, &ECDSA_P384_SHA256_ASN1]),
         P521 => Ok(&[&ECDSA_P521_SHA512_ASN1, &ECDSA_P521_SHA256_ASN1]),
-        ED25519_KEY => Ok(&[&ED25519]),
-        RSA => Ok(&[&RSA_PKCS1_2048_8192_SHA256]),
-        oid => Err(KeyError::Algorithm {
-            oid: oid.to_string(),
-        }),
+        oid => Err(unsupported(oid)),
+    }
+}
+
+fn unsupported(oid: ObjectIdentifier) -> KeyError {
+    KeyError::Algorithm {
+        oid: oid.to_string(),
     }
 }
 

@@ -37,18 +37,22 @@ mod identity;
 mod image;
 mod json;
 mod key;
+mod keycheck;
 mod lint;
+mod listed;
 mod lookaside;
 mod manifest;
 mod openpgp;
 mod payload;
 mod platform;
 mod print;
+mod printable;
 mod reference;
 mod rekor;
 mod requirement;
 mod rules;
 mod scope;
+mod sct;
 mod search;
 mod signers;
 mod simple;
@@ -67,7 +71,8 @@ pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use document::{Policy, PolicyError, PolicyProblem, Warning};
 pub use encoding::PemError;
 pub use evidence::{
-    COSIGN_PAYLOAD, CosignSignature, Evidence, Needs, SimpleSignature, attachment_tag,
+    COSIGN_PAYLOAD, CosignSignature, Evidence, Failure, Needs, NotFetched, SimpleSignature,
+    attachment_tag,
 };
 pub use explain::Explanation;
 pub use fingerprint::Fingerprint;
@@ -76,6 +81,8 @@ pub use identity::{IdentityMismatch, Remap, SignedIdentity, WrittenReference};
 pub use image::{ConfigError, Image, ImageConfig, Layer, MAX_CONFIG_BYTES, RunConfig};
 pub use json::{JsonError, JsonProblem, Place};
 pub use key::{KeyError, PublicKey};
+pub use keycheck::PolicyCheck;
+pub use listed::{ListedSignature, SignatureListError, parse_signature_list};
 pub use lookaside::{Lookaside, LookasideError, LookasideProblem};
 pub use manifest::{
     DOCKER_LIST, DOCKER_MANIFEST, Document, Index, MAX_LAYERS, MAX_MANIFEST_BYTES, Manifest,
@@ -88,4 +95,5 @@ pub use reference::{ImageRef, Reference, ReferenceError, ReferenceParts};
 pub use rekor::{LogKey, LogProblem, UntrustedLogEntry, open_log_entry};
 pub use rules::Rules;
 pub use scope::Scope;
+pub use sct::SctProblem;
 pub use yaml::YamlProblem;

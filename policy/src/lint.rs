@@ -4,12 +4,24 @@ use crate::identity::SignedIdentity;
 use crate::reference::{ImageRef, is_host, is_path};
 use crate::requirement::{Requirement, Requirements};
 
-/// A list that lets everything through.
+/// A list that lets everything through, or everything that is asked for in the right way.
 pub(crate) fn about_list(list: &Requirements) -> Option<&'static str> {
-    let open = |requirement| matches!(requirement, &Requirement::InsecureAcceptAnything);
-    list.iter()
-        .all(open)
-        .then_some("every image that comes here is accepted unchecked")
+    let open = |requirement: &Requirement| *requirement == Requirement::InsecureAcceptAnything;
+    let proves_nothing = |requirement: &Requirement| {
+        matches!(
+            requirement,
+            Requirement::InsecureAcceptAnything
+                | Requirement::Encrypted
+                | Requirement::RequireDigest
+        )
+    };
+    if list.iter().all(open) {
+        Some("every image that comes here is accepted unchecked")
+    } else if list.iter().all(proves_nothing) {
+        Some("images that nobody has signed or listed are accepted: add sigstoreSigned or signedBy")
+    } else {
+        None
+    }
 }
 
 /// A scope that no reference ever meets, or not every one that it should.
@@ -38,6 +50,16 @@ pub(crate) fn about_docker_scope(scope: &str) -> Option<&'static str> {
 /// Hashes for which somebody may have a second text.
 pub(crate) fn about_weak_hashes(allowed: bool) -> Option<&'static str> {
     allowed.then_some("signatures and keys with SHA-1 are accepted")
+}
+
+/// A name that is left empty beside another one, where all else that is empty is refused.
+pub(crate) fn about_empty_subject(empty: bool) -> Option<&'static str> {
+    empty.then_some("an empty name asks for nothing: it is as if the key were not there")
+}
+
+/// A key that was named before in the same requirement.
+pub(crate) fn about_path_seen_before(seen: bool) -> Option<&'static str> {
+    seen.then_some("this path stands twice in the requirement")
 }
 
 /// A stated identity that keeps the signatures of plain `cosign sign` from counting.

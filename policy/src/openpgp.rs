@@ -6,10 +6,10 @@ use std::io::Read;
 use std::time::{Duration, SystemTime};
 
 use sequoia_openpgp::cert::CertParser;
-use sequoia_openpgp::cert::amalgamation::key::ValidErasedKeyAmalgamation;
+use sequoia_openpgp::cert::amalgamation::key::{ErasedKeyAmalgamation, ValidErasedKeyAmalgamation};
 use sequoia_openpgp::cert::amalgamation::{ValidAmalgamation, ValidateAmalgamation};
 use sequoia_openpgp::packet::key::PublicParts;
-use sequoia_openpgp::packet::{Body, Packet, Tag};
+use sequoia_openpgp::packet::{Body, Packet, Signature, Tag};
 use sequoia_openpgp::parse::stream::{
     GoodChecksum, MessageLayer, MessageStructure, VerificationHelper, VerifierBuilder,
 };
@@ -34,7 +34,9 @@ pub struct Keyrings {
 impl Keyrings {
     /// Adds a keyring, binary or armored, with any number of keys, also none.
     ///
-    /// One that is damaged anywhere is refused: what is left out could be a revocation.
+    /// One that is damaged anywhere is refused: what is left out could be a revocation. So is one
+    /// with a revocation of a key or subkey by another key, a designated revoker (RFC 9580 section
+    /// 5.2.3.23), which cannot be checked here.
     pub fn add(&mut self, keyring: &[u8]) -> Result<(), KeyringError> {
         if keyring.len() > MAX_KEYRING_BYTES {
             return Err(KeyringError::TooLarge {
@@ -58,10 +60,24 @@ impl Keyrings {
         self.certificates.len()
     }
 
+    /// The fingerprints of those keys that cannot sign at that time, with the reason.
+    pub(crate) fn unusable_at(
+        &self,
+        now: SystemTime,
+        hashes: Hashes,
+    ) -> impl Iterator<Item = (String, String)> {
+        let policy = policy(hashes, now);
+        self.certificates.values().filter_map(move |certificate| {
+            let why = why_unusable(certificate, &policy, now)?;
+            Some((certificate.fingerprint().to_hex(), why))
+        })
+    }
+
     fn add_block(&mut self, block: &[u8]) -> Result<(), KeyringError> {
-        for certificate in CertParser::from_bytes(block).map_err(|error| unreadable(&error))? {
+        for certificate in CertParser::from(ring_packets(block)?) {
             let certificate = certificate.map_err(|error| unreadable(&error))?;
             let fingerprint = certificate.fingerprint();
+            check_revocations(&certificate)?;
             let merged = match self.certificates.remove(&fingerprint) {
                 Some(known) => known
                     .merge_public(certificate)
@@ -94,6 +110,29 @@ pub enum KeyringError {
     Unreadable {
         /// What the library says.
         why: String,
+    },
+    /// A packet that the library leaves out.
+    #[error(
+        "a packet in it ({packet}) cannot be read and could be a revocation: export the keys anew, \
+         e.g. with gpg --export-options export-minimal"
+    )]
+    UnknownPacket {
+        /// Its type.
+        packet: String,
+    },
+    /// A revocation certificate stands there without its key.
+    #[error(
+        "a revocation stands beside its key and not in it: import both with gpg and export the key"
+    )]
+    LoneRevocation,
+    /// Whether a key is revoked cannot be said.
+    #[error(
+        "a revocation of the key {fingerprint} is damaged or by another key, and cannot be checked: \
+         leave the key out, or export it anew"
+    )]
+    Revocation {
+        /// The primary fingerprint.
+        fingerprint: String,
     },
     /// No key came from any keyring of the requirement.
     #[error("there is no key in it")]
@@ -130,7 +169,7 @@ pub fn open_simple(
         signer: None,
     };
     // A signer's clock may be ahead of ours.
-    let time = now + CLOCK_SKEW;
+    let time = now.checked_add(CLOCK_SKEW).unwrap_or(now);
     let mut verifier = VerifierBuilder::from_bytes(&message)
         .and_then(|builder| builder.with_policy(&policy, time, check))
         .map_err(problem)?;
@@ -203,6 +242,26 @@ pub enum OpenPgpProblem {
     Payload(#[from] PayloadError),
 }
 
+fn why_unusable(
+    certificate: &Cert,
+    policy: &StandardPolicy<'static>,
+    now: SystemTime,
+) -> Option<String> {
+    let valid = match certificate.with_policy(policy, now) {
+        Ok(valid) => valid,
+        Err(error) => return Some(chain(&error)),
+    };
+    if matches!(valid.revocation_status(), RevocationStatus::Revoked(_)) {
+        return Some("it is revoked".to_owned());
+    }
+    if let Err(error) = valid.alive() {
+        return Some(chain(&error));
+    }
+    let mut signing = valid.keys().alive().revoked(false).for_signing();
+    let none = "no key in it that signs is neither expired nor revoked";
+    signing.next().is_none().then(|| none.to_owned())
+}
+
 /// What the verifier asks of us: which keys there are, and whether what it found is enough.
 struct Check<'a> {
     keys: &'a Keyrings,
@@ -212,8 +271,14 @@ struct Check<'a> {
 }
 
 impl VerificationHelper for Check<'_> {
-    fn get_certs(&mut self, _: &[KeyHandle]) -> sequoia_openpgp::Result<Vec<Cert>> {
-        Ok(self.keys.certificates.values().cloned().collect())
+    fn get_certs(&mut self, ids: &[KeyHandle]) -> sequoia_openpgp::Result<Vec<Cert>> {
+        let is_named = |handle: KeyHandle| ids.iter().any(|id| id.aliases(&handle));
+        let has_named = |certificate: &&Cert| {
+            let mut keys = certificate.keys();
+            keys.any(|key| is_named(key.key().key_handle()))
+        };
+        let certificates = self.keys.certificates.values();
+        Ok(certificates.filter(has_named).cloned().collect())
     }
 
     fn check(&mut self, structure: MessageStructure<'_>) -> sequoia_openpgp::Result<()> {
@@ -260,6 +325,9 @@ impl Check<'_> {
         if statuses.into_iter().any(revoked) {
             return Err(bad("it is revoked".to_owned()));
         }
+        if !key.for_signing() {
+            return Err(bad("it is no longer for signing".to_owned()));
+        }
         Ok(())
     }
 }
@@ -299,7 +367,7 @@ fn plain(message: &[u8]) -> Result<Cow<'_, [u8]>, OpenPgpProblem> {
 
 fn inflate(reader: impl Read) -> Result<Vec<u8>, OpenPgpProblem> {
     let mut content = Vec::new();
-    let limit = MAX_MESSAGE_BYTES;
+    let limit = MAX_UNPACKED_BYTES;
     reader
         .take(u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1))
         .read_to_end(&mut content)
@@ -373,12 +441,59 @@ fn blocks(keyring: &[u8]) -> Result<Vec<&[u8]>, KeyringError> {
     if starts.is_empty() {
         return Err(KeyringError::NotAKeyring);
     }
+    if text.matches("BEGIN PGP").count() != starts.len() {
+        let why = format!("not every armored block of it begins with {ARMOR}");
+        return Err(KeyringError::Unreadable { why });
+    }
     starts.push(text.len());
     let block = |pair: &[usize]| match pair {
         [start, end] => keyring.get(*start..*end),
         _ => None,
     };
     Ok(starts.windows(2).filter_map(block).collect())
+}
+
+/// Whether each revocation that is there can be checked; the library leaves out what it cannot.
+///
+/// What binds user IDs and subkeys may be damaged: without it there is less to sign with.
+fn check_revocations(certificate: &Cert) -> Result<(), KeyringError> {
+    let is_binding = |signature: &Signature| BINDINGS.contains(&signature.typ());
+    let by_others = |key: ErasedKeyAmalgamation<'_, PublicParts>| {
+        key.bundle().other_revocations().next().is_some()
+    };
+    if certificate.bad_signatures().all(is_binding) && !certificate.keys().any(by_others) {
+        return Ok(());
+    }
+    let fingerprint = certificate.fingerprint().to_hex();
+    Err(KeyringError::Revocation { fingerprint })
+}
+
+/// The packets of a keyring, none of which can be a revocation that the library leaves out.
+fn ring_packets(block: &[u8]) -> Result<Vec<Packet>, KeyringError> {
+    let mut next = PacketParserBuilder::from_bytes(block)
+        .and_then(|builder| {
+            builder
+                .max_recursion_depth(0)
+                .buffer_unread_content()
+                .build()
+        })
+        .map_err(|error| unreadable(&error))?;
+    let mut found = Vec::new();
+    while let PacketParserResult::Some(parser) = next {
+        let (packet, rest) = parser.next().map_err(|error| unreadable(&error))?;
+        match &packet {
+            // What `gpg --gen-revoke` writes.
+            Packet::Signature(_) if found.is_empty() => return Err(KeyringError::LoneRevocation),
+            Packet::Unknown(unknown) if !MAY_BE_UNKNOWN.contains(&unknown.tag()) => {
+                let packet = unknown.tag().to_string();
+                return Err(KeyringError::UnknownPacket { packet });
+            }
+            _ => {}
+        }
+        found.push(packet);
+        next = rest;
+    }
+    Ok(found)
 }
 
 fn not_good(error: &sequoia_openpgp::parse::stream::VerificationError<'_>) -> OpenPgpProblem {
@@ -430,10 +545,25 @@ fn issuer(issuers: &[String]) -> String {
 }
 
 const SIGNED_MESSAGE: [Tag; 3] = [Tag::OnePassSig, Tag::Literal, Tag::Signature];
+/// The types of signature that a key is made of and that take nothing from it.
+const BINDINGS: [SignatureType; 8] = [
+    SignatureType::GenericCertification,
+    SignatureType::PersonaCertification,
+    SignatureType::CasualCertification,
+    SignatureType::PositiveCertification,
+    SignatureType::CertificationApproval,
+    SignatureType::SubkeyBinding,
+    SignatureType::PrimaryKeyBinding,
+    SignatureType::DirectKey,
+];
+/// Of a version or kind that is yet to come: nothing counts by them.
+const MAY_BE_UNKNOWN: [Tag; 3] = [Tag::PublicSubkey, Tag::UserID, Tag::UserAttribute];
 const ARMOR: &str = "-----BEGIN PGP PUBLIC KEY BLOCK-----";
 
-/// The reference implementation's limit for one signature, here also for what it unpacks to.
+/// The reference implementation's limit for one signature.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+/// For what a signature unpacks to, which anyone may have packed: honest ones have 1 KiB.
+const MAX_UNPACKED_BYTES: usize = 64 * 1024;
 const MAX_KEYRING_BYTES: usize = 4 * 1024 * 1024;
 const CLOCK_SKEW: Duration = Duration::from_mins(5);
 /// 2026-01-01: the algorithms that were weak by then are weak whatever the clock says.

@@ -164,7 +164,8 @@ fn text_or_null<'a>(node: &Node<'a>) -> Result<&'a str, JsonError> {
     }
 }
 
-/// JSON has no integers: 5, 5.0 and 5e0 are the same number, and Go's encoder may write any.
+/// JSON has no integers: 5.0 is the same number as 5, and is read as such. So is 5e0, which no
+/// signer writes for whole seconds, and which is refused.
 fn seconds(node: &Node<'_>) -> Result<i64, PayloadError> {
     let text = node.number()?;
     if let Ok(seconds) = text.parse() {

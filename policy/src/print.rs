@@ -112,6 +112,9 @@ fn fulcio(wanted: &Fulcio) -> Value {
     material(&mut members, "ca", &wanted.ca);
     put(&mut members, "oidcIssuer", &wanted.oidc_issuer);
     put(&mut members, "subjectEmail", &wanted.subject_email);
+    if let Some(keys) = &wanted.ct_log {
+        material(&mut members, "ctLogPublicKey", keys);
+    }
     Value::Object(members)
 }
 
@@ -126,6 +129,9 @@ fn pki(wanted: &Pki) -> Value {
     }
     if let Some(hostname) = &wanted.subject_hostname {
         put(&mut members, "subjectHostname", hostname);
+    }
+    if let Some(keys) = &wanted.ct_log {
+        material(&mut members, "ctLogPublicKey", keys);
     }
     Value::Object(members)
 }

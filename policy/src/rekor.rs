@@ -27,6 +27,10 @@ impl LogKey {
             Err(KeyError::NotEcdsa)
         }
     }
+
+    pub(crate) fn key(&self) -> &PublicKey {
+        &self.0
+    }
 }
 
 /// What a log promised to have logged, as it stands beside a signature. Nothing in it is proved.
@@ -44,6 +48,10 @@ impl UntrustedLogEntry {
     ///
     /// The canonical form is made from what was read, so that there is no second reading of it.
     pub fn parse(bundle: &[u8]) -> Result<Self, LogProblem> {
+        let (limit, found) = (MAX_BUNDLE_BYTES, bundle.len());
+        if found > limit {
+            return Err(LogProblem::TooLarge { limit, found });
+        }
         let json = Json::parse(bundle)?;
         let top = json.root().object(&["SignedEntryTimestamp", "Payload"])?;
         let timestamp_signature = base64(&top.required("SignedEntryTimestamp")?)?;
@@ -183,6 +191,14 @@ pub fn open_log_entry(
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum LogProblem {
+    /// More than any honest entry has.
+    #[error("it has {found} bytes, at most {limit} are read")]
+    TooLarge {
+        /// The limit.
+        limit: usize,
+        /// The size.
+        found: usize,
+    },
     /// Not the JSON that it should be, to the key.
     #[error("{0}")]
     Json(JsonError),
@@ -274,6 +290,8 @@ fn exact(node: &Node<'_>) -> Result<u64, LogProblem> {
     }
 }
 
+/// A signature, a certificate and a hash, each in base64 twice, are 8 KiB.
+const MAX_BUNDLE_BYTES: usize = 64 << 10;
 /// 2^53-1, beyond which two integers may be one number.
 const MAX_EXACT: u64 = (1 << 53) - 1;
 const KIND: &str = "hashedrekord";

@@ -109,8 +109,8 @@ pub(crate) struct SigstoreSigned {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Trust {
     Keys(Material),
-    Fulcio(Fulcio),
-    Pki(Pki),
+    Fulcio(Box<Fulcio>),
+    Pki(Box<Pki>),
 }
 
 /// Certificates by a Fulcio authority.
@@ -119,6 +119,8 @@ pub(crate) struct Fulcio {
     pub(crate) ca: Material,
     pub(crate) oidc_issuer: String,
     pub(crate) subject_email: String,
+    /// The keys of Certificate Transparency logs, one of which must have seen the certificate.
+    pub(crate) ct_log: Option<Material>,
 }
 
 /// Certificates by the owner's own authority.
@@ -128,6 +130,8 @@ pub(crate) struct Pki {
     pub(crate) intermediates: Option<Material>,
     pub(crate) subject_email: Option<String>,
     pub(crate) subject_hostname: Option<String>,
+    /// As in [`Fulcio`].
+    pub(crate) ct_log: Option<Material>,
 }
 
 /// Keys or certificates: where they are, or themselves. No list in it is empty.

@@ -7,7 +7,7 @@ use crate::cosign;
 use crate::decision::{Decision, Denied, Finding, Grounds, Outcome, Refusal};
 use crate::digest::Digest;
 use crate::document::Policy;
-use crate::evidence::{Evidence, Needs};
+use crate::evidence::{Evidence, Failure, Needs, NotFetched};
 use crate::extension::{DigestAllowed, NotOlder, examine_encrypted, examine_reference};
 use crate::manifest::{Manifest, Unverified};
 use crate::reference::ImageRef;
@@ -221,26 +221,33 @@ impl CosignCheck<'_> {
     }
 }
 
-/// The signatures found on any of the image's documents, and the first failure to list some.
+/// The signatures found on any of the image's documents, and the first failure to list some: the
+/// first transient one if there is one.
 pub(crate) fn signatures_on<'e, S>(
     manifest: &Unverified<Manifest>,
-    fetched: &'e BTreeMap<Digest, Result<Vec<S>, String>>,
+    fetched: &'e BTreeMap<Digest, Result<Vec<S>, NotFetched>>,
 ) -> (Vec<&'e S>, Option<Refusal>) {
     let mut found = Vec::new();
-    let mut unlisted = None;
+    let mut unlisted: Option<(Digest, NotFetched)> = None;
     for subject in manifest.subjects() {
-        match fetched.get(&subject.digest) {
-            Some(Ok(signatures)) => found.extend(signatures),
-            Some(Err(why)) => {
-                let (subject, why) = (subject.digest, why.clone());
-                unlisted.get_or_insert(Refusal::NotListed { subject, why });
+        let why = match fetched.get(&subject.digest) {
+            Some(Ok(signatures)) => {
+                found.extend(signatures);
+                continue;
             }
-            None => {
-                let (subject, why) = (subject.digest, NOT_ASKED.to_owned());
-                unlisted.get_or_insert(Refusal::NotListed { subject, why });
-            }
+            Some(Err(why)) => why.clone(),
+            None => NotFetched::permanent(NOT_ASKED),
+        };
+        // One that may pass is what matters: the next try may find a good signature there.
+        let passes = why.failure == Failure::Transient;
+        if unlisted
+            .as_ref()
+            .is_none_or(|(_, first)| passes && first.failure != Failure::Transient)
+        {
+            unlisted = Some((subject.digest, why));
         }
     }
+    let unlisted = unlisted.map(|(subject, why)| Refusal::NotListed { subject, why });
     (found, unlisted)
 }
 
@@ -257,14 +264,14 @@ pub(crate) fn load_pieces<'e>(
 }
 
 fn resource<'e>(location: &str, evidence: &'e Evidence) -> Result<&'e [u8], Refusal> {
-    let not_fetched = |why: &str| Refusal::KeyNotFetched {
+    let not_fetched = |why| Refusal::KeyNotFetched {
         location: location.to_owned(),
-        why: why.to_owned(),
+        why,
     };
     match evidence.resources.get(location) {
         Some(Ok(content)) => Ok(content),
-        Some(Err(why)) => Err(not_fetched(why)),
-        None => Err(not_fetched(NOT_ASKED)),
+        Some(Err(why)) => Err(not_fetched(why.clone())),
+        None => Err(not_fetched(NotFetched::permanent(NOT_ASKED))),
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::claims::Claims;
 use crate::cosign::SignatureProblem;
 use crate::decision::{Finding, Grounds, Outcome, Proof, Refusal, Rejected};
-use crate::fingerprint::Fingerprint;
+use crate::extension::Signer;
 use crate::freshness::Freshness;
 
 /// What became of the signatures so far.
@@ -87,8 +87,12 @@ impl<'a> Search<'a> {
     }
 
     /// Who has made the signatures that count.
-    pub(crate) fn signers(&self) -> BTreeSet<Fingerprint> {
-        let signer = |proof: &Proof| proof.key_fingerprint.clone();
+    pub(crate) fn signers(&self) -> BTreeSet<Signer> {
+        let signer = |proof: &Proof| {
+            let certificate = proof.certificate.iter();
+            let identities = certificate.flat_map(|certificate| certificate.identities());
+            identities.chain([proof.key_fingerprint.clone()]).collect()
+        };
         self.proofs.iter().map(signer).collect()
     }
 

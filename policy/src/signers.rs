@@ -121,9 +121,10 @@ impl SigstoreSigned {
     pub(crate) fn locations(&self) -> impl Iterator<Item = &str> {
         let trusted = match &self.trust {
             Trust::Keys(keys) => vec![keys],
-            Trust::Fulcio(fulcio) => vec![&fulcio.ca],
+            Trust::Fulcio(fulcio) => std::iter::once(&fulcio.ca).chain(&fulcio.ct_log).collect(),
             Trust::Pki(pki) => std::iter::once(&pki.roots)
                 .chain(&pki.intermediates)
+                .chain(&pki.ct_log)
                 .collect(),
         };
         let material = trusted.into_iter().chain(&self.rekor);
@@ -176,8 +177,20 @@ fn certificates(material: &Material, evidence: &Evidence) -> Result<(String, Vec
 
 fn load_fulcio(wanted: &Fulcio, evidence: &Evidence) -> Result<Authority, Refusal> {
     let (location, ca) = certificates(&wanted.ca, evidence)?;
-    Authority::fulcio(&ca, &wanted.oidc_issuer, &wanted.subject_email)
-        .map_err(|problem| Refusal::AuthorityUnusable { location, problem })
+    let authority = Authority::fulcio(&ca, &wanted.oidc_issuer, &wanted.subject_email)
+        .map_err(|problem| Refusal::AuthorityUnusable { location, problem })?;
+    logged(authority, wanted.ct_log.as_ref(), evidence)
+}
+
+fn logged(
+    authority: Authority,
+    logs: Option<&Material>,
+    evidence: &Evidence,
+) -> Result<Authority, Refusal> {
+    match logs {
+        Some(logs) => Ok(authority.logged_by(load_logs(logs, evidence)?)),
+        None => Ok(authority),
+    }
 }
 
 fn load_pki(wanted: &Pki, evidence: &Evidence) -> Result<Authority, Refusal> {
@@ -195,7 +208,9 @@ fn load_pki(wanted: &Pki, evidence: &Evidence) -> Result<Authority, Refusal> {
         email.as_deref(),
         hostname.as_deref(),
     );
-    authority.map_err(|problem| Refusal::AuthorityUnusable { location, problem })
+    let authority =
+        authority.map_err(|problem| Refusal::AuthorityUnusable { location, problem })?;
+    logged(authority, wanted.ct_log.as_ref(), evidence)
 }
 
 /// The clock is the host's: it can play an expired certificate back, as it can any clock.

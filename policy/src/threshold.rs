@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::decision::{Finding, Grounds, Outcome, Refusal};
 use crate::evidence::{Evidence, Needs};
-use crate::extension::{Threshold, distinct};
-use crate::fingerprint::Fingerprint;
+use crate::extension::{Signer, Threshold, distinct, told_apart};
 use crate::manifest::{Manifest, Unverified};
 use crate::requirement::Requirement;
 use crate::rules::{Check, check};
@@ -85,12 +84,12 @@ impl<'a> ThresholdCheck<'a> {
         }
     }
 
-    fn outcome(&self, members: &[Finding], signers: &[BTreeSet<Fingerprint>]) -> Outcome {
+    fn outcome(&self, members: &[Finding], signers: &[BTreeSet<Signer>]) -> Outcome {
         let found = if self.count == 1 {
             let met = |finding: &&Finding| matches!(finding.outcome, Outcome::Met(_));
             members.iter().filter(met).count()
         } else {
-            distinct(signers).len()
+            distinct(&told_apart(signers)).len()
         };
         if found >= self.count {
             return Outcome::Met(Grounds::Members(found));

@@ -8,7 +8,7 @@ use kit::kbs::DevKbs;
 use kit::scene::{KEY, POLICY, Scene};
 use serde_json::{Value, json};
 
-use super::{DENIED, FAILED, assert_says, trusting_guest};
+use super::{DENIED, FAILED, UNDECIDED, assert_says, trusting_guest};
 
 /// Signatures that must not be enough, by what is wrong with them, and a word that the refusal
 /// has for it.
@@ -436,12 +436,14 @@ async fn a_registry_that_hides_signatures_gets_no_image_through() {
         registry.disarm();
         registry.arm(&tag, fault.clone());
         let refusal = daemon.refuses(&reference, &guest.bundle("c1")).await;
-        assert_eq!(
-            refusal.code,
-            Code::PERMISSION_DENIED,
-            "{fault:?}: {refusal:?}"
-        );
-        assert_says("hidden", &refusal.message, &[FAILED, DENIED]);
+        let (code, phrase) = match fault {
+            kit::hostile::Fault::Status(500) | kit::hostile::Fault::HangUp => {
+                (Code::UNAVAILABLE, UNDECIDED)
+            }
+            _ => (Code::PERMISSION_DENIED, DENIED),
+        };
+        assert_eq!(refusal.code, code, "{fault:?}: {refusal:?}");
+        assert_says("hidden", &refusal.message, &[FAILED, phrase]);
         guest.assert_residue(&before, "hidden").await;
     }
     // A payload blob that is not its digest.
@@ -451,5 +453,81 @@ async fn a_registry_that_hides_signatures_gets_no_image_through() {
     let refusal = daemon.refuses(&reference, &guest.bundle("c1")).await;
     assert_eq!(refusal.code, Code::PERMISSION_DENIED, "{refusal:?}");
     registry.disarm();
+    daemon.delivers(&reference, &guest.bundle("c1")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_the_kbs_cannot_give_for_now_is_no_denial() {
+    let scene = Scene::start().await;
+    let guest = scene.guest();
+    let daemon = guest.start().await;
+    let reference = scene.push_signed("app:1", &Image::small("hiccup")).await;
+    let signed = json!({"type": "sigstoreSigned", "keyPath": format!("kbs:///{KEY}")});
+    let stranger = Key::mint(KeyKind::P256).public_pem();
+    let other = json!({"type": "sigstoreSigned", "keyData": stranger});
+    let policies = [
+        signed.clone(),
+        json!({"type": "threshold", "count": 1, "of": [other, signed]}),
+    ];
+    for policy in policies {
+        scene.set_policy(&json!({"default": [policy]}));
+        let before = guest.residue();
+        scene.kbs.break_down(KEY);
+        let refusal = daemon.refuses(&reference, &guest.bundle("c1")).await;
+        assert_eq!(refusal.code, Code::UNAVAILABLE, "{refusal:?}");
+        let words = [FAILED, UNDECIDED, "key not available for now"];
+        assert_says("503", &refusal.message, &words);
+        assert!(!refusal.message.contains(DENIED), "{refusal:?}");
+        guest.assert_residue(&before, "503").await;
+        assert_says("log", &daemon.log(), &["not decided"]);
+        scene.kbs.repair(KEY);
+    }
+    daemon.delivers(&reference, &guest.bundle("c1")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_blobs_beside_a_good_signature_spoil_nothing() {
+    let registry = kit::hostile::Hostile::start().await;
+    let key = Key::mint(KeyKind::P256);
+    let image = Image::small("poisoned");
+    let reference = registry.push("app:1", &image);
+    let claim = Claim::of(&format!("{}/app", registry.host()), &image.digest());
+    // The honest payload comes late in the order of digests, eight of the largest size before it.
+    let mut numbered = (0..).map(|number| claim.clone().optional(json!({ "number": number })));
+    let late = |claim: &Claim| kit::image::sha256(&claim.payload()).starts_with("sha256:f");
+    let good = key.attest(&numbered.find(late).unwrap());
+    let honest = kit::image::sha256(&good.payload);
+    let large = (0_u64..).map(|number| {
+        let mut blob = vec![0; 1 << 20];
+        blob[..8].copy_from_slice(&number.to_le_bytes());
+        good.clone().over(blob)
+    });
+    let first = large.filter(|one| kit::image::sha256(&one.payload) < honest);
+    let mut signatures: Vec<Signature> = first.take(8).collect();
+    signatures.push(good);
+    let mut poisoned = kit::cosign::signature_image(signatures);
+    // A layer of another kind, and one that lies about the size of the honest payload.
+    let mut manifest: Value = serde_json::from_slice(&poisoned.manifest).unwrap();
+    let layers = manifest["layers"].as_array_mut().unwrap();
+    let mut liar = layers[8].clone();
+    liar["size"] = json!(1);
+    let mut other = layers[0].clone();
+    other["mediaType"] = json!("application/octet-stream");
+    layers.insert(0, liar.clone());
+    layers.insert(0, other);
+    layers.push(liar);
+    poisoned.manifest = manifest.to_string().into();
+    let tag = kit::cosign::signature_tag(&image.digest());
+    registry.push(&format!("app:{tag}"), &poisoned);
+
+    let mut guest = trusting_guest(&registry.host());
+    let public = guest.path().join("tmp/cosign.pub");
+    std::fs::write(&public, key.public_pem()).unwrap();
+    let policy = json!({"default": [{"type": "sigstoreSigned", "keyPath": public}]});
+    guest.settings = guest
+        .settings
+        .clone()
+        .with("image.image_security_policy", policy.to_string());
+    let daemon = guest.start().await;
     daemon.delivers(&reference, &guest.bundle("c1")).await;
 }

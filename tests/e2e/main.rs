@@ -12,12 +12,18 @@ mod cli;
 mod concurrent;
 mod config;
 mod denied;
+mod extension;
 mod hostile;
 mod kbs_use;
 mod layering;
+mod mistakes;
+mod platform;
 mod pull;
+mod record;
+mod redirect;
 mod restart;
 mod simple;
+mod terminal;
 
 use std::path::Path;
 use std::process::Command;
@@ -34,6 +40,8 @@ const ACCEPT_ANYTHING: &str = r#"{"default":[{"type":"insecureAcceptAnything"}]}
 const FAILED: &str = "Failed to pull image";
 /// Phrase that they search for in a denial.
 const DENIED: &str = "Image policy rejected: Denied by policy";
+/// Phrase of a refusal that the next try may turn into a delivery.
+const UNDECIDED: &str = "the image policy cannot judge for now, try again";
 
 /// A guest that accepts anything from the registry at `host` over plain http, without a KBS.
 fn trusting_guest(host: &str) -> Guest {

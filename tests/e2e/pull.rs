@@ -1,7 +1,9 @@
 //! Images that are to be delivered.
 
+use std::fs::File;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::process::Command;
 
 use kit::archive::{Archive, Entry};
 use kit::cosign::{Claim, Key, KeyKind, signature_image, signature_tag};
@@ -9,6 +11,7 @@ use kit::hostile::Hostile;
 use kit::image::{
     Compression, Format, Image, ImageBuilder, Layer, busybox_layout, host_architecture,
 };
+use kit::programs::{require, run};
 use kit::registry::Registry;
 use kit::scene::Scene;
 use serde_json::{Value, json};
@@ -47,6 +50,45 @@ async fn signed_busybox_is_delivered_and_runs() {
     assert_eq!(config["root"]["path"], json!("rootfs"));
     assert!(config["ociVersion"].as_str().unwrap().starts_with("1."));
     assert_eq!(daemon.children(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_runtime_runs_the_delivered_bundle() {
+    let registry = Registry::start().await;
+    let layout = tempfile::tempdir().unwrap();
+    let layout = layout.path().join("layout");
+    busybox_layout(&layout);
+    let reference = registry.push_layout("busybox:1", &layout, "busybox", &[]);
+    let guest = trusting_guest(registry.host());
+    let bundle = guest.bundle("c1");
+    guest.start().await.delivers(&reference, &bundle).await;
+
+    let commands = guest.path().join("tmp/commands");
+    std::fs::write(
+        &commands,
+        "echo $$ $PATH; busybox hostname; busybox id -u; >/new\n",
+    )
+    .unwrap();
+    // The image's command is its shell, which reads what to do from its standard input.
+    let runc = if Path::new("/usr/sbin/runc").exists() {
+        "/usr/sbin/runc".into()
+    } else {
+        require("runc", "runc")
+    };
+    let state = guest.path().join("tmp/runc");
+    let name = format!("image-agent-e2e-{}", std::process::id());
+    let output = run(Command::new(runc)
+        .arg("--root")
+        .arg(&state)
+        .args(["run", "--bundle"])
+        .arg(&bundle)
+        .arg(name)
+        .stdin(File::open(&commands).unwrap()));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "1 /bin\nimage-agent\n0\n"
+    );
+    assert!(bundle.join("rootfs/new").exists(), "it is writable");
 }
 
 /// An image of one file that names it, for this machine.

@@ -15,15 +15,15 @@ use tempfile::TempDir;
 use super::{DENIED, FAILED, assert_says};
 
 /// Where the guide stores the owner's keyring.
-const RING: &str = "default/gpg-public-config/test";
+pub(super) const RING: &str = "default/gpg-public-config/test";
 
 /// A person with a `GnuPG` home of their own.
-struct Signer {
+pub(super) struct Signer {
     home: TempDir,
 }
 
 impl Signer {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let signer = Self {
             home: tempfile::tempdir().unwrap(),
         };
@@ -46,19 +46,25 @@ impl Signer {
         run(gpg.args(arguments)).stdout
     }
 
-    fn keyring(&self) -> Vec<u8> {
+    pub(super) fn keyring(&self) -> Vec<u8> {
         self.gpg(&["--export", NAME])
     }
 
     /// Pushes an image and signs it; the signature goes below `lookaside`.
     fn push(&self, scene: &Scene, name: &str, image: &Image, lookaside: &Path) -> String {
         let reference = scene.name(name);
+        let lookaside = format!("file://{}", lookaside.display());
+        self.copy(image, &reference, &configuration(scene, &lookaside));
+        reference
+    }
+
+    /// Copies an image to `reference` and signs it there; `config` is a registries.d document.
+    pub(super) fn copy(&self, image: &Image, reference: &str, config: &str) {
         let work = tempfile::tempdir().unwrap();
         let (layout, registries) = (work.path().join("layout"), work.path().join("registries.d"));
         std::fs::create_dir_all(&layout).unwrap();
         std::fs::create_dir_all(&registries).unwrap();
         image.write_layout(&layout, "image");
-        let config = configuration(scene, &format!("file://{}", lookaside.display()));
         std::fs::write(registries.join("test.yaml"), config).unwrap();
         run(Command::new(require("skopeo", "skopeo"))
             .env("GNUPGHOME", self.home.path())
@@ -73,7 +79,6 @@ impl Signer {
             .args(["--sign-by", NAME])
             .arg(format!("oci:{}:image", layout.display()))
             .arg(format!("docker://{reference}")));
-        reference
     }
 }
 
@@ -202,13 +207,19 @@ async fn a_lookaside_that_cannot_be_read_is_no_permission() {
     assert_says(
         "not configured",
         &refusal.message,
-        &[FAILED, DENIED, "sigstore_config"],
+        &[
+            FAILED,
+            DENIED,
+            "no place for signatures is configured",
+            "sigstore_config",
+        ],
     );
 
-    guest.settings = guest
-        .settings
-        .clone()
-        .with("image.sigstore_config", "docker: 1");
+    guest.settings = guest.settings.clone().with(
+        "image.sigstore_config_uri",
+        "kbs:///default/sigstore-config/test",
+    );
+    scene.kbs.put("default/sigstore-config/test", "docker: 1");
     let refusal = guest
         .start()
         .await

@@ -1,10 +1,16 @@
 //! Certificates for servers on loopback, minted at run time.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// An authority and the certificate that it issued for `127.0.0.1` and `localhost`.
+/// An authority and the certificate that it issued for `127.0.0.1`, `localhost` and other names.
 #[derive(Debug)]
 pub struct Authority {
     root: String,
@@ -15,6 +21,11 @@ pub struct Authority {
 impl Authority {
     /// Mints both; `name` tells authorities apart in error texts.
     pub fn mint(name: &str) -> Self {
+        Self::mint_for(name, &[])
+    }
+
+    /// The same for a server that has further names.
+    pub fn mint_for(name: &str, hosts: &[&str]) -> Self {
         let mut root = CertificateParams::new(Vec::new()).expect("no names is legal");
         root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         root.key_usages = vec![KeyUsagePurpose::KeyCertSign];
@@ -24,7 +35,8 @@ impl Authority {
         let certificate = root.self_signed(&root_key).expect("a certificate");
         let issuer = Issuer::new(root, root_key);
 
-        let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+        let names = ["127.0.0.1", "localhost"].iter().chain(hosts);
+        let names: Vec<_> = names.map(|&name| name.to_owned()).collect();
         let server = CertificateParams::new(names).expect("legal names");
         let server_key = KeyPair::generate().expect("a key");
         let server = server
@@ -45,6 +57,19 @@ impl Authority {
     /// The same for an HTTP client.
     pub(crate) fn root(&self) -> reqwest::Certificate {
         reqwest::Certificate::from_pem(self.root.as_bytes()).expect("PEM of our own")
+    }
+
+    /// What serves TLS with the server's certificate.
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        let server = CertificateDer::from_pem_slice(self.server.as_bytes());
+        let key = PrivateKeyDer::from_pem_slice(self.server_key.as_bytes());
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions of the provider")
+            .with_no_client_auth()
+            .with_single_cert(vec![server.expect("our PEM")], key.expect("our PEM"))
+            .expect("a key that fits its certificate");
+        TlsAcceptor::from(Arc::new(config))
     }
 
     /// Writes `server.pem` and `server.key`.

@@ -1,6 +1,6 @@
 //! A registry that misbehaves on demand.
 //!
-//! It serves what it is given over plain http, honestly unless a fault is armed for the path.
+//! It serves what it is given over http or https, honestly unless a fault is armed for the path.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -21,9 +21,12 @@ use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
 
+use crate::authority::Authority;
 use crate::image::{Image, media_type};
 
 /// What to do instead of the honest answer.
@@ -77,19 +80,37 @@ type Body = BoxBody<Bytes, io::Error>;
 #[derive(Debug)]
 pub struct Hostile {
     address: SocketAddr,
+    authority: Option<Authority>,
     state: Shared,
     server: JoinHandle<()>,
 }
 
 impl Hostile {
-    /// Starts one on a free port.
+    /// Starts one on a free port, over plain http.
     pub async fn start() -> Self {
+        Self::launch(None).await
+    }
+
+    /// The same over https, under a certificate of its own authority.
+    pub async fn start_https() -> Self {
+        Self::launch(Some(Authority::mint("hostile"))).await
+    }
+
+    /// PEM of the authority of one over https.
+    pub fn authority(&self) -> &str {
+        let authority = self.authority.as_ref();
+        authority.expect("it speaks https").certificate()
+    }
+
+    async fn launch(authority: Option<Authority>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind a port");
         let address = listener.local_addr().expect("the port");
         let state = Shared::default();
-        let server = tokio::spawn(accept(listener, Arc::clone(&state)));
+        let acceptor = authority.as_ref().map(Authority::acceptor);
+        let server = tokio::spawn(accept(listener, acceptor, Arc::clone(&state)));
         Self {
             address,
+            authority,
             state,
             server,
         }
@@ -168,22 +189,34 @@ fn lock(state: &Shared) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn accept(listener: TcpListener, state: Shared) {
+async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, state: Shared) {
     let mut connections = JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             continue;
         };
-        let state = Arc::clone(&state);
+        let (state, acceptor) = (Arc::clone(&state), acceptor.clone());
         connections.spawn(async move {
-            let service = service_fn(move |request| ready(answer(&state, &request)));
-            // A client that hangs up, and our own cut answers, end a connection with an error.
-            let _ = http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
+            match acceptor {
+                None => serve(stream, state).await,
+                // A client that does not trust us hangs up here, as it should.
+                Some(acceptor) => {
+                    if let Ok(stream) = acceptor.accept(stream).await {
+                        serve(stream, state).await;
+                    }
+                }
+            }
         });
         while connections.try_join_next().is_some() {}
     }
+}
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, state: Shared) {
+    let service = service_fn(move |request| ready(answer(&state, &request)));
+    // A client that hangs up, and our own cut answers, end a connection with an error.
+    let _ = http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
 }
 
 fn answer(state: &Shared, request: &Request<Incoming>) -> Result<Response<Body>, io::Error> {

@@ -185,18 +185,24 @@ impl Image {
         Self::of([Layer::gzip(archive)]).build()
     }
 
-    /// An index that lists these images, each under `os/architecture`.
+    /// An index that lists these images, each under `os/architecture` or
+    /// `os/architecture/variant`.
     pub fn index<'a>(format: Format, entries: impl IntoIterator<Item = (&'a str, Image)>) -> Image {
         let (descriptors, children): (Vec<_>, Vec<_>) = entries
             .into_iter()
             .map(|(platform, image)| {
-                let (os, architecture) = platform.split_once('/').expect("os/architecture");
-                let descriptor = json!({
+                let mut parts = platform.split('/');
+                let os = parts.next().expect("an os");
+                let architecture = parts.next().expect("an architecture");
+                let mut descriptor = json!({
                     "mediaType": image.media_type,
                     "digest": image.digest(),
                     "size": image.manifest.len(),
                     "platform": {"os": os, "architecture": architecture},
                 });
+                if let Some(variant) = parts.next() {
+                    descriptor["platform"]["variant"] = variant.into();
+                }
                 (descriptor, image)
             })
             .unzip();

@@ -186,6 +186,16 @@ impl DevKbs {
         self.server.state().denied.remove(path);
     }
 
+    /// From now on requests for `repository/type/tag` are answered with status 503.
+    pub fn break_down(&self, path: &str) {
+        self.server.state().broken.insert(path.to_owned());
+    }
+
+    /// From now on they are answered again.
+    pub fn repair(&self, path: &str) {
+        self.server.state().broken.remove(path);
+    }
+
     /// How often each request was made since the start.
     pub fn requests(&self) -> Requests {
         self.server.state().requests
@@ -248,6 +258,7 @@ struct Server {
 struct State {
     resources: BTreeMap<String, Vec<u8>>,
     denied: BTreeSet<String>,
+    broken: BTreeSet<String>,
     sessions: BTreeMap<String, Session>,
     requests: Requests,
     faults: Vec<(Step, Fault, usize)>,
@@ -262,6 +273,7 @@ impl Server {
         let state = State {
             resources: BTreeMap::new(),
             denied: BTreeSet::new(),
+            broken: BTreeSet::new(),
             sessions: BTreeMap::new(),
             requests: Requests::default(),
             faults: Vec::new(),

@@ -14,6 +14,7 @@ pub mod authority;
 pub mod client;
 pub mod cosign;
 pub mod files;
+pub mod front;
 pub mod guest;
 pub mod hostile;
 pub mod image;

@@ -25,12 +25,23 @@ pub struct Registry {
 impl Registry {
     /// Starts one that speaks plain http.
     pub async fn start() -> Self {
-        Self::launch(None).await
+        Self::launch(None, "127.0.0.1:0").await
     }
 
     /// Starts one that speaks https under a certificate of its own authority.
     pub async fn start_https() -> Self {
-        Self::launch(Some(Authority::mint("registry"))).await
+        Self::launch(Some(Authority::mint("registry")), "127.0.0.1:0").await
+    }
+
+    /// Starts one that speaks https where the world expects it: on port 443, as each of `hosts`.
+    ///
+    /// That is for a network namespace of its own, where these names lead to loopback.
+    pub async fn start_as(hosts: &[&str]) -> Self {
+        Self::launch(
+            Some(Authority::mint_for("registry", hosts)),
+            "127.0.0.1:443",
+        )
+        .await
     }
 
     /// `127.0.0.1:<port>`.
@@ -123,7 +134,7 @@ impl Registry {
         )
     }
 
-    async fn launch(authority: Option<Authority>) -> Self {
+    async fn launch(authority: Option<Authority>, listen: &str) -> Self {
         let program = require("docker-registry", "docker-registry");
         let directory = tempfile::tempdir().expect("make a directory");
         let tls = authority.as_ref().map_or_else(String::new, |authority| {
@@ -133,7 +144,7 @@ impl Registry {
         });
         let config = format!(
             "version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: {}\n\
-             http:\n  addr: 127.0.0.1:0\n{tls}",
+             http:\n  addr: {listen}\n{tls}",
             directory.path().join("storage").display()
         );
         std::fs::write(directory.path().join("config.yml"), config).expect("write config.yml");

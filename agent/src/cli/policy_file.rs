@@ -1,12 +1,14 @@
 //! `image-agent policy check` and `image-agent policy explain`: a policy looked at by itself.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use clap::{Args, Subcommand};
-use policy::{Explanation, ImageRef, Place, Policy, PolicyError, Scope};
+use policy::{Explanation, ImageRef, Place, PolicyCheck, PolicyError, Scope};
 use serde_json::{Value, json};
 
 use super::{Exit, report};
@@ -50,8 +52,8 @@ pub(super) fn run(command: &PolicyCommand) -> Exit {
 
 fn check(arguments: &CheckArgs) -> Exit {
     let file = &arguments.file;
-    let policy = match load(file) {
-        Ok(policy) => policy,
+    let check = match load(file) {
+        Ok(check) => check,
         Err(Unusable::Malformed(error)) => {
             report::complain(&format!("{}: {error}", file.display()));
             if arguments.json {
@@ -63,7 +65,8 @@ fn check(arguments: &CheckArgs) -> Exit {
         }
         Err(Unusable::Unreadable(error)) => return unreadable(file, &error),
     };
-    let warnings = policy.warnings();
+    let policy = check.policy();
+    let warnings = check.warnings(&keys_in_files(&check), SystemTime::now());
     if arguments.json {
         let warnings: Vec<Value> = warnings
             .iter()
@@ -88,15 +91,15 @@ fn explain(arguments: &ExplainArgs) -> Exit {
         }
     };
     let file = &arguments.policy;
-    let policy = match load(file) {
-        Ok(policy) => policy,
+    let check = match load(file) {
+        Ok(check) => check,
         Err(Unusable::Malformed(error)) => {
             report::complain(&format!("{}: {error}", file.display()));
             return Exit::Misconfigured;
         }
         Err(Unusable::Unreadable(error)) => return unreadable(file, &error),
     };
-    let explanation = policy.explain(&image);
+    let explanation = check.policy().explain(&image);
     if arguments.json {
         return report::print_json(&explanation, Exit::Done);
     }
@@ -109,12 +112,27 @@ enum Unusable {
     Malformed(PolicyError),
 }
 
-fn load(file: &Path) -> Result<Policy, Unusable> {
-    let mut document = Vec::new();
-    File::open(file)
-        .and_then(|file| file.take(MAX_POLICY_BYTES).read_to_end(&mut document))
-        .map_err(Unusable::Unreadable)?;
-    Policy::parse(&document).map_err(Unusable::Malformed)
+fn load(file: &Path) -> Result<PolicyCheck, Unusable> {
+    let document = read(file).map_err(Unusable::Unreadable)?;
+    PolicyCheck::parse(&document).map_err(Unusable::Malformed)
+}
+
+/// Those keys of the policy that are files here. The rest are elsewhere: in the guest, or with the
+/// Key Broker Service.
+fn keys_in_files(check: &PolicyCheck) -> BTreeMap<String, Vec<u8>> {
+    let content = |location: &str| {
+        let path = Path::new(location.strip_prefix("file://").unwrap_or(location));
+        let content = path.is_absolute().then(|| read(path))?.ok()?;
+        Some((location.to_owned(), content))
+    };
+    check.locations().into_iter().filter_map(content).collect()
+}
+
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    let file = File::open(file)?;
+    file.take(MAX_POLICY_BYTES).read_to_end(&mut content)?;
+    Ok(content)
 }
 
 fn unreadable(file: &Path, error: &io::Error) -> Exit {
@@ -171,6 +189,8 @@ const MAX_POLICY_BYTES: u64 = 4 << 20;
 
 #[cfg(test)]
 mod tests {
+    use policy::Policy;
+
     use super::*;
 
     const POLICY: &[u8] = br#"{"default": [{"type": "reject"}], "transports": {"docker":
@@ -201,6 +221,23 @@ mod tests {
         let text = explain("busybox");
         assert!(text.contains("\n  > default\n"), "{text}");
         assert!(text.contains("\n  1. {\"type\":\"reject\"}\n"), "{text}");
+    }
+
+    #[test]
+    fn keys_that_are_files_here_are_looked_at() {
+        let directory = tempfile::tempdir().unwrap();
+        let key = directory.path().join("key.pub");
+        std::fs::write(&key, "no key").unwrap();
+        let location = format!("file://{}", key.display());
+        let key_paths = json!([location, "file:///not/here", "kbs:///default/key/1"]);
+        let requirement = json!({"type": "sigstoreSigned", "keyPaths": key_paths});
+        let document = json!({"default": [requirement]}).to_string();
+        let check = PolicyCheck::parse(document.as_bytes()).unwrap();
+        let keys = keys_in_files(&check);
+        assert_eq!(keys, BTreeMap::from([(location, b"no key".to_vec())]));
+        let warnings = check.warnings(&keys, SystemTime::now());
+        let places: Vec<&str> = warnings.iter().map(|found| found.place().path()).collect();
+        assert_eq!(places, ["default[0].keyPaths[0]"]);
     }
 
     #[test]

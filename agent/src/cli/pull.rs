@@ -19,6 +19,7 @@ use crate::error::{Error, chain};
 use crate::logging;
 use crate::progress::{Listener, Progress};
 use crate::pull::Agent;
+use crate::store::StoreError;
 
 #[derive(Debug, Args)]
 pub(super) struct PullArgs {
@@ -78,7 +79,13 @@ pub(super) fn verify(arguments: &VerifyArgs) -> Exit {
     {
         Ok(record) if arguments.json => report::print_json(&record, Exit::Done),
         Ok(record) => report::print(&record.to_string(), Exit::Done),
-        Err(error) => refuse("not verified", &error, arguments.json),
+        Err(error) => {
+            let exit = refuse("not verified", &error, arguments.json);
+            match error.record() {
+                Some(record) if !arguments.json => report::print(&record.to_string(), exit),
+                _ => exit,
+            }
+        }
     })
 }
 
@@ -144,12 +151,15 @@ fn with_agent(
 /// Says why, and with which code the process ends.
 fn refuse(what: &str, error: &Error, as_json: bool) -> Exit {
     let exit = match error {
+        Error::Denied { denied, .. } if denied.decision().is_undecided() => Exit::Failed,
         Error::Denied { .. } => Exit::Denied,
         Error::Resource { source, .. } if source.is_transient() => Exit::Failed,
         Error::NoPolicy { .. }
         | Error::Policy(_)
         | Error::Registries(_)
+        | Error::Lookaside(_)
         | Error::Resource { .. }
+        | Error::Store(StoreError::NotADirectory { .. })
         | Error::Open(_) => Exit::Misconfigured,
         Error::Reference(_) | Error::BundlePath(BundleError::Path(_)) => Exit::Usage,
         _ => Exit::Failed,

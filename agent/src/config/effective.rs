@@ -11,7 +11,7 @@ use super::{
 };
 use crate::registries::Registries;
 
-/// The whole of `config`. Passwords are masked; certificates are named by their fingerprint.
+/// The whole of `config`. Passwords are masked; certificates have their fingerprint beside them.
 pub(super) fn print(config: &Config) -> String {
     let mut page = Page::default();
     page.text("socket", &format!("unix://{}", config.socket.display()));
@@ -43,7 +43,10 @@ fn kbc(page: &mut Page, kbc: &Kbc) {
             page.text("name", "cc_kbc");
             page.text("url", url.as_str());
             match certificates {
-                Some(pem) => page.certificates("kbs_cert", pem),
+                Some(pem) => {
+                    page.fingerprints("kbs_cert", pem);
+                    page.text("kbs_cert", pem);
+                }
                 None if url.scheme() == "https" => page.note("kbs_cert: the system's certificates"),
                 None => {}
             }
@@ -81,8 +84,12 @@ fn image(page: &mut Page, image: &Image) {
     }
     let most = image.max_concurrent_layer_downloads;
     page.entry("max_concurrent_layer_downloads_per_image", most);
-    for pem in &image.extra_root_certificates {
-        page.certificates("extra_root_certificates", pem);
+    let roots = &image.extra_root_certificates;
+    for pem in roots {
+        page.fingerprints("extra_root_certificates", pem);
+    }
+    if !roots.is_empty() {
+        page.entry("extra_root_certificates", Value::from(roots.clone()));
     }
     proxy(page, &image.proxy);
     registries(page, &image.registries);
@@ -170,7 +177,7 @@ impl Page {
         self.0.push(format!("# {text}"));
     }
 
-    fn certificates(&mut self, key: &str, pem: &str) {
+    fn fingerprints(&mut self, key: &str, pem: &str) {
         for der in value::pem_certificates(pem).unwrap_or_default() {
             self.note(&format!("{key}: certificate {}", Digest::sha256_of(&der)));
         }

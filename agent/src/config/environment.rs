@@ -2,6 +2,7 @@
 
 use super::document::Found;
 use super::error::{ConfigError, Fault, Origin};
+use super::nearest::nearest;
 
 /// Everything besides the file that the configuration depends on, as plain values.
 #[derive(Debug, Clone, Default)]
@@ -130,12 +131,32 @@ impl CommandLine {
         Ok(found.or(bare))
     }
 
+    /// The parameters of the agents that are none of `known` and look like one, with that one.
+    pub(super) fn misspelled(&self, known: &[&'static str]) -> Vec<(&str, &'static str)> {
+        let bare = |name: &'static str| name.strip_prefix(PREFIX);
+        let written = self.parameters.iter().map(|(name, _)| name.as_str());
+        written
+            .filter(|name| !known.contains(name))
+            .filter_map(|name| {
+                let candidates = known.iter().copied().filter_map(bare);
+                let nearest = nearest(name.strip_prefix(PREFIX)?, candidates)?;
+                let meant = known
+                    .iter()
+                    .copied()
+                    .find(|name| bare(name) == Some(nearest))?;
+                Some((name, meant))
+            })
+            .collect()
+    }
+
     /// Whether `parameter` is there, whatever its value.
     pub(super) fn has(&self, parameter: &str) -> bool {
         self.parameters.iter().any(|(name, _)| name == parameter)
     }
 }
 
+/// What the kernel's parameters for kata-agent and for us begin with.
+const PREFIX: &str = "agent.";
 pub(super) const AA_KBC_PARAMS: &str = "AA_KBC_PARAMS";
 pub(super) const AA_SOCKET: &str = "AA_SOCKET";
 pub(super) const KBS_CERT: &str = "KBS_CERT";
@@ -170,6 +191,29 @@ mod tests {
             let found = line.value(parameter).unwrap().map(|found| found.value);
             assert_eq!(found, expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn parameters_that_look_like_ours_are_found_and_those_of_others_are_not() {
+        let known = [
+            "agent.image_policy_file",
+            "agent.aa_kbc_params",
+            "agent.http_proxy",
+        ];
+        let rows = [
+            ("agent.aa_kbc_param=x", "agent.aa_kbc_params"),
+            ("agent.image_policy_flie=x", "agent.image_policy_file"),
+            ("agent.http-proxy", "agent.http_proxy"),
+        ];
+        for (text, expected) in rows {
+            let line = CommandLine::parse(text);
+            let name = text.split('=').next().unwrap();
+            assert_eq!(line.misspelled(&known), [(name, expected)], "{text}");
+        }
+        let others = "aa_kbc_param=x agent.aa_kbc_params=x agent.log=debug agent.debug_console \
+            agent.image_pull_timeout=1200 agent.cdh_api_timeout=50 agent.server_addr=x agent. \
+            agent.guest_components_procs=none agent.config_file=x agent.policy_file=x quiet";
+        assert_eq!(CommandLine::parse(others).misspelled(&known), []);
     }
 
     #[test]

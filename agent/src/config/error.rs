@@ -162,6 +162,15 @@ pub enum Fault {
         found: String,
     },
 
+    /// A socket whose path the kernel does not take.
+    #[error("expected a path of at most {limit} bytes, as the kernel takes, found {found}")]
+    SocketPath {
+        /// Bytes of the path, or of the name beside it that the socket first gets.
+        found: usize,
+        /// The most that are possible.
+        limit: usize,
+    },
+
     /// A location of a scheme that cannot be read.
     #[error(
         "expected kbs:///repository/type/tag, file:///path or an absolute path, found {found:?}"
@@ -296,6 +305,10 @@ pub enum Fault {
     /// A policy in the file itself that is none.
     #[error("not an image policy")]
     Policy(#[source] policy::PolicyError),
+
+    /// A registries.d document in the file itself that is none.
+    #[error("not a registries.d document")]
+    Lookaside(#[source] policy::LookasideError),
 
     /// A name of a registry or of a namespace in it that is none.
     #[error("expected {expected}, found {found:?}")]

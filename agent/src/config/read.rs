@@ -27,6 +27,7 @@ pub(super) fn read(
         reader.warnings.push(Warning::NoCommandLine);
     }
     let config = reader.config(document.root())?;
+    reader.look_for_misspelled_parameters();
     Ok((config, reader.warnings))
 }
 
@@ -136,6 +137,17 @@ impl Reader<'_> {
         });
         credentials.append(&mut listed?);
         Ok(credentials)
+    }
+
+    /// Most parameters are others' business, so a wrong name is no error.
+    fn look_for_misspelled_parameters(&mut self) {
+        let known = [image::IMAGE_PARAMETERS.as_slice(), &[kbc::KBC_PARAMETER]].concat();
+        for (parameter, nearest) in self.command_line.misspelled(&known) {
+            self.warnings.push(Warning::MisspelledParameter {
+                parameter: parameter.to_owned(),
+                nearest: nearest.to_owned(),
+            });
+        }
     }
 
     fn not_yet(&mut self, key: &str, missing: &'static str) {

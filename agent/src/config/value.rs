@@ -13,12 +13,23 @@ use super::nearest::nearest;
 
 /// `unix:///path`: the only kind of address that kata-agent uses.
 pub(super) fn socket(text: &str) -> Result<PathBuf, Fault> {
-    text.strip_prefix("unix://")
+    let path = text
+        .strip_prefix("unix://")
         .map(PathBuf::from)
-        .filter(|path| path.is_absolute() && path.file_name().is_some())
-        .ok_or_else(|| Fault::Socket {
+        .filter(|path| path.is_absolute());
+    let named = path.as_deref().and_then(Path::file_name);
+    let (Some(path), Some(name)) = (&path, named) else {
+        return Err(Fault::Socket {
             found: text.to_owned(),
-        })
+        });
+    };
+    let (length, name) = (path.as_os_str().len(), name.len());
+    let found = length.max(length.saturating_sub(name).saturating_add(NAME_ASIDE));
+    if found > SOCKET_PATH_MAX {
+        let limit = SOCKET_PATH_MAX;
+        return Err(Fault::SocketPath { found, limit });
+    }
+    Ok(path.clone())
 }
 
 /// `kbs:///repository/type/tag`, `file:///path` or `/path`.
@@ -173,6 +184,10 @@ fn scheme(url: &Url, expected: &'static [&'static str]) -> Result<(), Fault> {
     }
 }
 
+/// Linux `sockaddr_un`: 108 bytes with the zero at the end.
+const SOCKET_PATH_MAX: usize = 107;
+/// A socket is bound under the name `.<process id in hex>` first; the kernel's ids end at 2^22.
+const NAME_ASIDE: usize = 7;
 const PEM_BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const PEM_END: &str = "-----END CERTIFICATE-----";
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];

@@ -48,6 +48,18 @@ pub enum Warning {
     },
     /// The kernel command line, which may hold settings, cannot be read.
     NoCommandLine,
+    /// A kernel parameter that nobody reads and that looks like one of ours.
+    MisspelledParameter {
+        /// The parameter.
+        parameter: String,
+        /// The one that it looks like.
+        nearest: String,
+    },
+    /// Something questionable in the policy that the file holds.
+    Policy {
+        /// What, and where in the policy.
+        text: String,
+    },
 }
 
 impl fmt::Display for Warning {
@@ -86,6 +98,11 @@ impl fmt::Display for Warning {
                 "{key} has no effect: a name without a registry is docker.io's and is not searched \
                  for"
             ),
+            Self::MisspelledParameter { parameter, nearest } => write!(
+                f,
+                "kernel command line: {parameter} has no effect, did you mean {nearest:?}?"
+            ),
+            Self::Policy { text } => write!(f, "image.image_security_policy: {text}"),
             Self::NoCommandLine => {
                 f.write_str("the kernel command line cannot be read: settings on it have no effect")
             }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use policy::Digest;
+
 /// What was asked for, and of whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
@@ -25,6 +27,14 @@ impl Wanted {
         Self {
             host: host.into(),
             thing: format!("blob {digest} of {repository}"),
+        }
+    }
+
+    /// The signatures that a registry itself keeps of the document `subject` of a repository.
+    pub(crate) fn signatures(host: &str, repository: &str, subject: &Digest) -> Self {
+        Self {
+            host: host.into(),
+            thing: format!("signatures of {subject} of {repository}"),
         }
     }
 
@@ -182,6 +192,18 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
+    /// Whether the same request may succeed later without anybody changing anything.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. }
+            | Self::Broken { .. }
+            | Self::Stalled { .. }
+            | Self::Deadline { .. } => true,
+            Self::Status { status, .. } => matches!(status, 429 | 500..),
+            _ => false,
+        }
+    }
+
     /// Sorts a failure of the HTTP client by what it means to the reader.
     pub(crate) fn transport(wanted: &Wanted, source: &reqwest::Error) -> Self {
         let wanted = wanted.clone();

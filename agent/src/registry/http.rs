@@ -100,31 +100,25 @@ impl Http {
         request: &Request<'_>,
         limit: usize,
     ) -> Result<Answer, RegistryError> {
-        let seconds = self.timeouts.idle.saturating_mul(SMALL_ANSWER);
-        let whole = async {
-            let response = self.get(request).await?;
-            let status = response.status();
-            let headers = response.headers().clone();
-            let cap = if status.is_success() {
-                limit
-            } else {
-                MAX_ERROR_BODY
-            };
-            let body = read_capped(response, cap, status.is_success(), request).await?;
-            Ok(Answer {
-                status,
-                headers,
-                body,
-            })
-        };
-        // A small answer has one deadline for all of it, so that a byte now and then does not
-        // keep us waiting for ever.
-        tokio::time::timeout(seconds, whole)
+        let wanted = &request.wanted;
+        let whole = async { Answer::read(self.get(request).await?, limit, wanted).await };
+        self.in_time(wanted, whole).await
+    }
+
+    /// Does `work` within the deadline that a small answer has for all of it, so that a byte now
+    /// and then does not keep us waiting for ever.
+    pub(crate) async fn in_time<T>(
+        &self,
+        wanted: &Wanted,
+        work: impl Future<Output = Result<T, RegistryError>>,
+    ) -> Result<T, RegistryError> {
+        let deadline = self.timeouts.idle.saturating_mul(SMALL_ANSWER);
+        tokio::time::timeout(deadline, work)
             .await
-            .unwrap_or_else(|_| {
+            .unwrap_or_else(|_elapsed| {
                 Err(RegistryError::Deadline {
-                    wanted: request.wanted.clone(),
-                    seconds: seconds.as_secs(),
+                    wanted: wanted.clone(),
+                    seconds: deadline.as_secs(),
                 })
             })
     }
@@ -157,6 +151,26 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// Reads `response`: a success of at most `limit` bytes, or the beginning of an error.
+    pub(crate) async fn read(
+        response: Response,
+        limit: usize,
+        wanted: &Wanted,
+    ) -> Result<Self, RegistryError> {
+        let status = response.status();
+        let headers = response.headers().clone();
+        let body = if status.is_success() {
+            read_whole(response, limit, wanted).await?
+        } else {
+            read_beginning(response, wanted).await?
+        };
+        Ok(Self {
+            status,
+            headers,
+            body,
+        })
+    }
+
     /// The `Content-Type`, if it is one line of text.
     pub(crate) fn content_type(&self) -> Option<&str> {
         self.headers
@@ -177,31 +191,38 @@ pub(crate) async fn next_chunk(
         .map_err(|source| RegistryError::transport(wanted, &source))
 }
 
-async fn read_capped(
+async fn read_whole(
     mut response: Response,
     limit: usize,
-    strict: bool,
-    request: &Request<'_>,
+    wanted: &Wanted,
 ) -> Result<Vec<u8>, RegistryError> {
     let too_large = || RegistryError::TooLarge {
-        wanted: request.wanted.clone(),
+        wanted: wanted.clone(),
         limit,
     };
     let announced = response.content_length().unwrap_or(0);
-    if strict && announced > u64::try_from(limit).unwrap_or(u64::MAX) {
+    if announced > u64::try_from(limit).unwrap_or(u64::MAX) {
         return Err(too_large());
     }
     let mut body = Vec::new();
-    while let Some(chunk) = next_chunk(&mut response, &request.wanted).await? {
-        let room = limit.saturating_sub(body.len());
-        if chunk.len() > room {
-            if strict {
-                return Err(too_large());
-            }
-            body.extend_from_slice(chunk.get(..room).unwrap_or_default());
-            break;
+    while let Some(chunk) = next_chunk(&mut response, wanted).await? {
+        if chunk.len() > limit.saturating_sub(body.len()) {
+            return Err(too_large());
         }
         body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// As much of an error as a message may need. One that ends there leaves its connection usable.
+async fn read_beginning(mut response: Response, wanted: &Wanted) -> Result<Vec<u8>, RegistryError> {
+    let mut body = Vec::new();
+    while body.len() < MAX_ERROR_BODY {
+        let Some(chunk) = next_chunk(&mut response, wanted).await? else {
+            break;
+        };
+        let room = MAX_ERROR_BODY.saturating_sub(body.len());
+        body.extend_from_slice(chunk.get(..room).unwrap_or(&chunk));
     }
     Ok(body)
 }

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use policy::{
-    CosignSignature, Document, Evidence, ImageRef, Needs, Policy, SimpleSignature, StoredSignature,
+    CosignSignature, Document, Evidence, ImageRef, Needs, NotFetched, Policy, SimpleSignature,
+    StoredSignature,
 };
 
 use crate::score::{Answer, Vector};
@@ -43,7 +44,8 @@ pub(crate) fn policy_eval(vector: &Vector<'_>, fixtures: &Path) -> Result<Answer
 fn gather(needs: &Needs, image: &Path) -> Evidence {
     let mut evidence = Evidence::default();
     for location in &needs.resources {
-        let content = std::fs::read(location).map_err(|error| error.to_string());
+        let content =
+            std::fs::read(location).map_err(|error| NotFetched::permanent(error.to_string()));
         evidence.resources.insert(location.clone(), content);
     }
     for subject in &needs.cosign_subjects {
@@ -60,14 +62,16 @@ fn gather(needs: &Needs, image: &Path) -> Evidence {
 
 /// The blobs `signature-1`, `signature-2`, ... up to the first that is missing. One that cannot be
 /// read spoils them all.
-fn signatures(image: &Path) -> Result<(Vec<CosignSignature>, Vec<SimpleSignature>), String> {
+fn signatures(image: &Path) -> Result<(Vec<CosignSignature>, Vec<SimpleSignature>), NotFetched> {
     let (mut cosign, mut simple) = (Vec::new(), Vec::new());
     for number in 1.. {
         let found = format!("signature-{number}");
         let Ok(blob) = std::fs::read(image.join(&found)) else {
             break;
         };
-        match StoredSignature::parse(blob).map_err(|error| error.to_string())? {
+        match StoredSignature::parse(blob)
+            .map_err(|error| NotFetched::permanent(error.to_string()))?
+        {
             StoredSignature::Simple(message) => simple.push(SimpleSignature { found, message }),
             StoredSignature::Sigstore(stored) => cosign.push(CosignSignature {
                 found,
@@ -75,7 +79,10 @@ fn signatures(image: &Path) -> Result<(Vec<CosignSignature>, Vec<SimpleSignature
                 payload: Ok(stored.payload),
                 annotations: stored.annotations,
             }),
-            _ => return Err(format!("{found} is of an unknown kind")),
+            _ => {
+                let why = format!("{found} is of an unknown kind");
+                return Err(NotFetched::permanent(why));
+            }
         }
     }
     Ok((cosign, simple))

@@ -135,7 +135,8 @@ pub enum PolicyProblem {
         /// The limit.
         limit: usize,
     },
-    /// A requirement that would decide a threshold by itself, or never counts.
+    /// A requirement that an image nobody has signed or listed can meet, so that it would decide a
+    /// threshold by itself, or one that never counts.
     #[error("{kind} cannot be a member of a threshold")]
     NoChoice {
         /// Its type.

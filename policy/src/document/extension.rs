@@ -101,6 +101,8 @@ fn check_member(node: &Node<'_>, member: &Requirement, count: usize) -> Result<(
     let kind = member.name();
     match member {
         Requirement::InsecureAcceptAnything
+        | Requirement::Encrypted
+        | Requirement::RequireDigest
         | Requirement::Reject
         | Requirement::SignedBaseLayer(_) => Err(fault(node, PolicyProblem::NoChoice { kind })),
         _ if count > 1 && !names_signers(member) => {

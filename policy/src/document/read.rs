@@ -1,20 +1,27 @@
 //! The grammar of containers-policy.json(5), one function per kind of object.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{PolicyError, PolicyProblem, Warning};
 use crate::encoding::{decode_base64, is_pem};
 use crate::identity::{Remap, SignedIdentity, WrittenReference, is_remap_prefix};
 use crate::json::{JsonError, Members, Node, nearest};
+use crate::keycheck::{KeySite, Purpose};
 use crate::lint;
+use crate::openpgp::Hashes;
 use crate::requirement::{
     Fulcio, KeyType, Material, Pki, Requirement, Requirements, SignedBy, SigstoreSigned, Trust,
 };
 
+#[derive(Default)]
 pub(super) struct Reader {
     pub(super) warnings: Vec<Warning>,
+    /// Where each key stands, for those who want to know.
+    pub(super) sites: Option<Vec<KeySite>>,
     /// How many thresholds stand around what is read now.
     pub(super) depth: usize,
+    /// The paths that the requirement which is read now has named so far.
+    pub(super) paths: BTreeSet<String>,
 }
 
 impl Reader {
@@ -82,6 +89,7 @@ impl Reader {
             "allowWeakHashes",
         ];
         let members = node.object(&known)?;
+        self.paths.clear();
         let key_type = members.required("keyType")?;
         let name = key_type.string()?;
         let key_type = KeyType::ALL
@@ -90,12 +98,17 @@ impl Reader {
             .ok_or_else(|| {
                 unknown_value(&key_type, name, KeyType::ALL.map(KeyType::name).to_vec())
             })?;
-        let keys = ["keyPath", "keyPaths", "keyData"];
-        let key = exactly_one(&members, &keys)?;
-        let keys = self.material(key.0, &key.1)?;
         let weak = members.optional("allowWeakHashes");
         let allow_weak_hashes = weak.map(|node| node.boolean()).transpose()?;
         let allow_weak_hashes = allow_weak_hashes.unwrap_or_default();
+        let keys = ["keyPath", "keyPaths", "keyData"];
+        let (name, key) = exactly_one(&members, &keys)?;
+        let hashes = if allow_weak_hashes {
+            Hashes::AlsoSha1
+        } else {
+            Hashes::Strong
+        };
+        let keys = self.material(name, &key, Purpose::Keyring(hashes))?;
         self.warn(node, lint::about_weak_hashes(allow_weak_hashes));
         Ok(SignedBy {
             key_type,
@@ -107,19 +120,20 @@ impl Reader {
 
     fn sigstore_signed(&mut self, node: &Node<'_>) -> Result<SigstoreSigned, PolicyError> {
         let members = node.object(&SIGSTORE_KEYS)?;
+        self.paths.clear();
         let sources = [
             "keyPath", "keyPaths", "keyData", "keyDatas", "fulcio", "pki",
         ];
         let (name, source) = exactly_one(&members, &sources)?;
-        let rekor = self.at_most_one(&members, &REKOR_KEYS)?;
+        let rekor = self.at_most_one(&members, &REKOR_KEYS, Purpose::LogKey)?;
         let trust = match name {
             "fulcio" if rekor.is_none() => {
                 return Err(fault(&source, PolicyProblem::FulcioWithoutRekor));
             }
-            "fulcio" => Trust::Fulcio(self.fulcio(&source)?),
+            "fulcio" => Trust::Fulcio(Box::new(self.fulcio(&source)?)),
             "pki" if rekor.is_some() => return Err(fault(&source, PolicyProblem::PkiWithRekor)),
-            "pki" => Trust::Pki(self.pki(&source)?),
-            _ => Trust::Keys(self.material(name, &source)?),
+            "pki" => Trust::Pki(Box::new(self.pki(&source)?)),
+            _ => Trust::Keys(self.material(name, &source, Purpose::PublicKey)?),
         };
         let identity = optional_identity(&members)?;
         self.warn(
@@ -134,12 +148,13 @@ impl Reader {
     }
 
     fn fulcio(&mut self, node: &Node<'_>) -> Result<Fulcio, PolicyError> {
-        let members = node.object(&["caPath", "caData", "oidcIssuer", "subjectEmail"])?;
+        let members = node.object(&FULCIO_KEYS)?;
         let (name, ca) = exactly_one(&members, &["caPath", "caData"])?;
         Ok(Fulcio {
-            ca: self.material(name, &ca)?,
+            ca: self.material(name, &ca, Purpose::Certificates)?,
             oidc_issuer: text(&members.required("oidcIssuer")?)?,
             subject_email: text(&members.required("subjectEmail")?)?,
+            ct_log: self.at_most_one(&members, &CT_LOG_KEYS, Purpose::LogKey)?,
         })
     }
 
@@ -153,13 +168,22 @@ impl Reader {
             None => Ok::<_, JsonError>(None),
         };
         let pki = Pki {
-            roots: self.material(name, &roots)?,
-            intermediates: self.at_most_one(&members, &intermediates)?,
+            roots: self.material(name, &roots, Purpose::Certificates)?,
+            intermediates: self.at_most_one(&members, &intermediates, Purpose::Certificates)?,
             subject_email: subject("subjectEmail")?,
             subject_hostname: subject("subjectHostname")?,
+            ct_log: self.at_most_one(&members, &CT_LOG_KEYS, Purpose::LogKey)?,
         };
         if pki.subject_email.is_none() && pki.subject_hostname.is_none() {
             return Err(fault(node, PolicyProblem::PkiWithoutSubject));
+        }
+        for (key, subject) in [
+            ("subjectEmail", &pki.subject_email),
+            ("subjectHostname", &pki.subject_hostname),
+        ] {
+            if let Some(written) = members.optional(key) {
+                self.warn(&written, lint::about_empty_subject(subject.is_none()));
+            }
         }
         Ok(pki)
     }
@@ -168,10 +192,11 @@ impl Reader {
         &mut self,
         members: &Members<'_>,
         keys: &[&'static str],
+        purpose: Purpose,
     ) -> Result<Option<Material>, PolicyError> {
         match given(members, keys).as_slice() {
             [] => Ok(None),
-            [(name, node)] => self.material(name, node).map(Some),
+            [(name, node)] => self.material(name, node, purpose).map(Some),
             several => {
                 let found = several.iter().map(|(name, _)| *name).collect();
                 let problem = PolicyProblem::AtMostOne {
@@ -187,35 +212,54 @@ impl Reader {
     }
 
     /// The plural and the kind of the value show in the key's name.
-    fn material(&mut self, name: &str, node: &Node<'_>) -> Result<Material, PolicyError> {
+    fn material(
+        &mut self,
+        name: &str,
+        node: &Node<'_>,
+        purpose: Purpose,
+    ) -> Result<Material, PolicyError> {
         if name.ends_with("Paths") {
-            list(node, text).map(Material::Paths)
+            list(node, |item| self.path(item, purpose)).map(Material::Paths)
         } else if name.ends_with("Datas") {
-            list(node, |item| self.data(item)).map(Material::Datas)
+            list(node, |item| self.data(item, purpose)).map(Material::Datas)
         } else if name.ends_with("Data") {
-            self.data(node).map(Material::Data)
+            self.data(node, purpose).map(Material::Data)
         } else {
-            text(node).map(Material::Path)
+            self.path(node, purpose).map(Material::Path)
         }
     }
 
-    fn data(&mut self, node: &Node<'_>) -> Result<Vec<u8>, PolicyError> {
-        let written = text(node)?;
-        if is_pem(&written) {
+    fn path(&mut self, node: &Node<'_>, purpose: Purpose) -> Result<String, PolicyError> {
+        let path = text(node)?;
+        let is_new = self.paths.insert(path.clone());
+        self.warn(node, lint::about_path_seen_before(!is_new));
+        if let Some(sites) = &mut self.sites {
+            sites.push(KeySite::at_path(node.place(), purpose, path.clone()));
+        }
+        Ok(path)
+    }
+
+    fn data(&mut self, node: &Node<'_>, purpose: Purpose) -> Result<Vec<u8>, PolicyError> {
+        let written = some_text(node)?;
+        let data = if is_pem(written) {
             let text = Some("the value is PEM; the format wants the base64 of it");
             self.warn(node, text);
-            return Ok(written.into_bytes());
+            written.as_bytes().to_vec()
+        } else {
+            let decoded = decode_base64(written);
+            decoded.map_err(|source| fault(node, PolicyProblem::Base64(source)))?
+        };
+        if let Some(sites) = &mut self.sites {
+            sites.push(KeySite::inline(node.place(), purpose, data.clone()));
         }
-        decode_base64(&written).map_err(|source| fault(node, PolicyProblem::Base64(source)))
+        Ok(data)
     }
 }
 
 impl Reader {
     pub(super) fn warn(&mut self, node: &Node<'_>, text: Option<&'static str>) {
-        self.warnings.extend(text.map(|text| Warning {
-            place: node.place(),
-            text,
-        }));
+        self.warnings
+            .extend(text.map(|text| Warning::new(node.place(), text)));
     }
 }
 
@@ -317,9 +361,13 @@ pub(super) fn list<T>(
 }
 
 pub(super) fn text(node: &Node<'_>) -> Result<String, PolicyError> {
+    some_text(node).map(str::to_owned)
+}
+
+fn some_text<'a>(node: &Node<'a>) -> Result<&'a str, PolicyError> {
     match node.string()? {
         "" => Err(fault(node, PolicyProblem::EmptyText)),
-        text => Ok(text.to_owned()),
+        text => Ok(text),
     }
 }
 
@@ -392,11 +440,33 @@ const SIGSTORE_KEYS: [&str; 12] = [
     "rekorPublicKeyDatas",
     "signedIdentity",
 ];
-const PKI_KEYS: [&str; 6] = [
+const FULCIO_KEYS: [&str; 8] = [
+    "caPath",
+    "caData",
+    "oidcIssuer",
+    "subjectEmail",
+    // Beyond the format.
+    "ctLogPublicKeyPath",
+    "ctLogPublicKeyPaths",
+    "ctLogPublicKeyData",
+    "ctLogPublicKeyDatas",
+];
+const PKI_KEYS: [&str; 10] = [
     "caRootsPath",
     "caRootsData",
     "caIntermediatesPath",
     "caIntermediatesData",
     "subjectEmail",
     "subjectHostname",
+    // Beyond the format.
+    "ctLogPublicKeyPath",
+    "ctLogPublicKeyPaths",
+    "ctLogPublicKeyData",
+    "ctLogPublicKeyDatas",
+];
+const CT_LOG_KEYS: [&str; 4] = [
+    "ctLogPublicKeyPath",
+    "ctLogPublicKeyPaths",
+    "ctLogPublicKeyData",
+    "ctLogPublicKeyDatas",
 ];

@@ -1,26 +1,27 @@
 //! From bytes to values (RFC 8259), with nothing forgiven.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::HashSet;
 
-use super::{Json, JsonError, JsonProblem, Member, Place, Position, Value, join};
+use super::{Json, JsonError, JsonProblem, Member, Place, Position, Step, Value, path_of};
 
-impl Json {
-    pub(crate) fn parse(raw: &[u8]) -> Result<Self, JsonError> {
+impl<'t> Json<'t> {
+    pub(crate) fn parse(raw: &'t [u8]) -> Result<Self, JsonError> {
         let text = str::from_utf8(raw).map_err(|source| {
-            let (before, _) = raw
-                .split_at_checked(source.valid_up_to())
-                .unwrap_or_default();
-            let position = before
-                .iter()
-                .fold(Position::START, |at, byte| at.after(*byte));
+            let before = raw.get(..source.valid_up_to()).unwrap_or_default();
             JsonError {
-                place: Place::top(position),
+                place: Place {
+                    position: Position::after(before),
+                    path: String::new(),
+                },
                 problem: JsonProblem::NotUtf8,
             }
         })?;
         let mut parser = Parser {
-            rest: text,
-            at: Position::START,
+            text,
+            offset: 0,
+            line: 1,
+            line_start: 0,
             path: Vec::new(),
             values: 0,
         };
@@ -33,29 +34,19 @@ impl Json {
     }
 }
 
-impl Place {
-    fn top(position: Position) -> Self {
-        Self {
-            position,
-            path: String::new(),
-        }
-    }
-}
-
-enum Step {
-    Key(String),
-    Index(usize),
-}
-
+/// Goes over the bytes of a text, and stands always between two characters: what it steps over is
+/// ASCII, or ends where ASCII begins.
 struct Parser<'a> {
-    rest: &'a str,
-    at: Position,
-    path: Vec<Step>,
+    text: &'a str,
+    offset: usize,
+    line: u32,
+    line_start: usize,
+    path: Vec<Step<Cow<'a, str>>>,
     values: usize,
 }
 
-impl Parser<'_> {
-    fn value(&mut self) -> Result<Json, JsonError> {
+impl<'a> Parser<'a> {
+    fn value(&mut self) -> Result<Json<'a>, JsonError> {
         self.space();
         if self.path.len() > MAX_DEPTH {
             return Err(self.error(JsonProblem::TooDeep { limit: MAX_DEPTH }));
@@ -64,12 +55,12 @@ impl Parser<'_> {
         if self.values > MAX_VALUES {
             return Err(self.error(JsonProblem::TooManyValues { limit: MAX_VALUES }));
         }
-        let at = self.at;
+        let at = self.position();
         let value = match self.peek() {
-            Some('{') => Value::Object(self.object()?),
-            Some('[') => Value::Array(self.array()?),
-            Some('"') => Value::String(self.string()?),
-            Some('-' | '0'..='9') => Value::Number(self.number()?),
+            Some(b'{') => Value::Object(self.object()?),
+            Some(b'[') => Value::Array(self.array()?),
+            Some(b'"') => Value::String(self.string()?),
+            Some(b'-' | b'0'..=b'9') => Value::Number(self.number()?),
             _ if self.word("null") => Value::Null,
             _ if self.word("true") => Value::Bool(true),
             _ if self.word("false") => Value::Bool(false),
@@ -78,18 +69,18 @@ impl Parser<'_> {
         Ok(Json { at, value })
     }
 
-    fn object(&mut self) -> Result<Vec<Member>, JsonError> {
+    fn object(&mut self) -> Result<Vec<Member<'a>>, JsonError> {
         self.bump();
         let mut members = Vec::new();
-        let mut seen = BTreeSet::new();
+        let mut seen = HashSet::new();
         self.space();
-        if self.take('}') {
+        if self.take(b'}') {
             return Ok(members);
         }
         loop {
             self.space();
-            let at = self.at;
-            if self.peek() != Some('"') {
+            let at = self.position();
+            if self.peek() != Some(b'"') {
                 return Err(self.syntax("a key in double quotes"));
             }
             let key = self.string()?;
@@ -98,23 +89,23 @@ impl Parser<'_> {
                 return Err(self.error_at(at, JsonProblem::DuplicateKey));
             }
             self.space();
-            self.expect(':', "a colon")?;
+            self.expect(b':', "a colon")?;
             let value = self.value()?;
             self.path.pop();
             members.push(Member { key, at, value });
             self.space();
-            if self.take('}') {
+            if self.take(b'}') {
                 return Ok(members);
             }
-            self.expect(',', "a comma or the closing brace")?;
+            self.expect(b',', "a comma or the closing brace")?;
         }
     }
 
-    fn array(&mut self) -> Result<Vec<Json>, JsonError> {
+    fn array(&mut self) -> Result<Vec<Json<'a>>, JsonError> {
         self.bump();
         let mut items = Vec::new();
         self.space();
-        if self.take(']') {
+        if self.take(b']') {
             return Ok(items);
         }
         loop {
@@ -122,42 +113,56 @@ impl Parser<'_> {
             items.push(self.value()?);
             self.path.pop();
             self.space();
-            if self.take(']') {
+            if self.take(b']') {
                 return Ok(items);
             }
-            self.expect(',', "a comma or the closing bracket")?;
+            self.expect(b',', "a comma or the closing bracket")?;
         }
     }
 
-    fn string(&mut self) -> Result<String, JsonError> {
+    /// A text without escapes, as nearly all are, is not copied here.
+    fn string(&mut self) -> Result<Cow<'a, str>, JsonError> {
         self.bump();
-        let mut text = String::new();
+        let mut text = Cow::Borrowed("");
         loop {
+            let run = self.run();
+            if text.is_empty() {
+                text = Cow::Borrowed(run);
+            } else if !run.is_empty() {
+                text.to_mut().push_str(run);
+            }
             match self.peek() {
-                Some('"') => {
+                Some(b'"') => {
                     self.bump();
                     return Ok(text);
                 }
-                Some('\\') => text.push(self.escape()?),
-                Some(c) if c >= ' ' => {
-                    text.push(c);
-                    self.bump();
-                }
+                Some(b'\\') => text.to_mut().push(self.escape()?),
                 _ => return Err(self.syntax("the closing quote of a string")),
             }
         }
     }
 
+    /// What stands here for itself in a string, up to a quote, an escape, a control character or
+    /// the end.
+    fn run(&mut self) -> &'a str {
+        let rest = self.rest();
+        let special = |byte: &u8| matches!(byte, b'"' | b'\\' | ..b' ');
+        let length = rest.bytes().position(|byte| special(&byte));
+        let run = length.and_then(|length| rest.get(..length)).unwrap_or(rest);
+        self.offset += run.len();
+        run
+    }
+
     fn escape(&mut self) -> Result<char, JsonError> {
         self.bump();
         let escaped = match self.peek() {
-            Some(c @ ('"' | '\\' | '/')) => c,
-            Some('b') => '\u{8}',
-            Some('f') => '\u{c}',
-            Some('n') => '\n',
-            Some('r') => '\r',
-            Some('t') => '\t',
-            Some('u') => return self.unicode_escape(),
+            Some(byte @ (b'"' | b'\\' | b'/')) => char::from(byte),
+            Some(b'b') => '\u{8}',
+            Some(b'f') => '\u{c}',
+            Some(b'n') => '\n',
+            Some(b'r') => '\r',
+            Some(b't') => '\t',
+            Some(b'u') => return self.unicode_escape(),
             _ => return Err(self.syntax("an escape sequence")),
         };
         self.bump();
@@ -170,7 +175,7 @@ impl Parser<'_> {
         if let Some(c) = char::from_u32(first.into()) {
             return Ok(c);
         }
-        let second = if self.take('\\') {
+        let second = if self.take(b'\\') {
             self.code_unit()?
         } else {
             0
@@ -182,13 +187,13 @@ impl Parser<'_> {
     }
 
     fn code_unit(&mut self) -> Result<u16, JsonError> {
-        self.expect('u', "a second \\u escape")?;
+        self.expect(b'u', "a second \\u escape")?;
         let mut unit = 0;
         for _ in 0..4 {
             let digit = self
                 .peek()
-                .and_then(|c| c.to_digit(16))
-                .and_then(|d| u16::try_from(d).ok());
+                .and_then(|byte| char::from(byte).to_digit(16))
+                .and_then(|digit| u16::try_from(digit).ok());
             unit = unit << 4 | digit.ok_or_else(|| self.syntax("four hexadecimal digits"))?;
             self.bump();
         }
@@ -196,48 +201,53 @@ impl Parser<'_> {
     }
 
     /// `-? (0 | [1-9][0-9]*) (\.[0-9]+)? ([eE][+-]?[0-9]+)?`
-    fn number(&mut self) -> Result<String, JsonError> {
-        let start = self.rest;
-        self.take('-');
-        if !self.take('0') {
+    fn number(&mut self) -> Result<&'a str, JsonError> {
+        let start = self.rest();
+        self.take(b'-');
+        if !self.take(b'0') {
             self.digits()?;
         }
-        if self.take('.') {
+        if self.take(b'.') {
             self.digits()?;
         }
-        if self.take('e') || self.take('E') {
-            let _sign = self.take('+') || self.take('-');
+        if self.take(b'e') || self.take(b'E') {
+            let _sign = self.take(b'+') || self.take(b'-');
             self.digits()?;
         }
-        let length = start.len() - self.rest.len();
-        Ok(start.chars().take(length).collect())
+        let length = start.len() - self.rest().len();
+        Ok(start.get(..length).unwrap_or_default())
     }
 
     fn digits(&mut self) -> Result<(), JsonError> {
-        if !self.peek().is_some_and(|c| c.is_ascii_digit()) {
+        if !self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
             return Err(self.syntax("a digit"));
         }
-        while self.peek().is_some_and(|c| c.is_ascii_digit()) {
+        while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
             self.bump();
         }
         Ok(())
     }
 
+    /// The only place where lines end: a string has no line break in it.
     fn space(&mut self) {
-        while matches!(self.peek(), Some(' ' | '\t' | '\n' | '\r')) {
+        while let Some(byte @ (b' ' | b'\t' | b'\n' | b'\r')) = self.peek() {
             self.bump();
+            if byte == b'\n' {
+                self.line = self.line.saturating_add(1);
+                self.line_start = self.offset;
+            }
         }
     }
 
     fn word(&mut self, word: &str) -> bool {
-        let found = self.rest.starts_with(word);
+        let found = self.rest().starts_with(word);
         if found {
-            word.chars().for_each(|_| self.bump());
+            self.offset += word.len();
         }
         found
     }
 
-    fn expect(&mut self, wanted: char, expected: &'static str) -> Result<(), JsonError> {
+    fn expect(&mut self, wanted: u8, expected: &'static str) -> Result<(), JsonError> {
         if self.take(wanted) {
             Ok(())
         } else {
@@ -245,7 +255,7 @@ impl Parser<'_> {
         }
     }
 
-    fn take(&mut self, wanted: char) -> bool {
+    fn take(&mut self, wanted: u8) -> bool {
         let found = self.peek() == Some(wanted);
         if found {
             self.bump();
@@ -253,40 +263,36 @@ impl Parser<'_> {
         found
     }
 
-    fn peek(&self) -> Option<char> {
-        self.rest.chars().next()
+    /// The next byte. One that is not ASCII begins a character that only a string may have.
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.offset).copied()
     }
 
+    /// Steps over a byte of ASCII.
     fn bump(&mut self) {
-        let mut chars = self.rest.chars();
-        if let Some(c) = chars.next() {
-            let mut bytes = [0; 4];
-            for byte in c.encode_utf8(&mut bytes).bytes() {
-                self.at = self.at.after(byte);
-            }
-        }
-        self.rest = chars.as_str();
+        self.offset += 1;
+    }
+
+    fn rest(&self) -> &'a str {
+        self.text.get(self.offset..).unwrap_or_default()
+    }
+
+    fn position(&self) -> Position {
+        Position::new(self.line, self.offset - self.line_start)
     }
 
     fn syntax(&self, expected: &'static str) -> JsonError {
-        let found = self
-            .peek()
-            .map_or_else(|| "the end".to_owned(), |c| format!("{c:?}"));
+        let next = self.rest().chars().next();
+        let found = next.map_or_else(|| "the end".to_owned(), |c| format!("{c:?}"));
         self.error(JsonProblem::Syntax { expected, found })
     }
 
     fn error(&self, problem: JsonProblem) -> JsonError {
-        self.error_at(self.at, problem)
+        self.error_at(self.position(), problem)
     }
 
     fn error_at(&self, position: Position, problem: JsonProblem) -> JsonError {
-        let path = self
-            .path
-            .iter()
-            .fold(String::new(), |path, step| match step {
-                Step::Key(key) => join(&path, key),
-                Step::Index(index) => format!("{path}[{index}]"),
-            });
+        let path = path_of(&self.path);
         JsonError {
             place: Place { position, path },
             problem,

@@ -70,7 +70,10 @@ impl Kind {
 }
 
 /// The one reading that the document has, or a refusal.
-pub(super) fn read(content_type: Option<&str>, raw: &[u8]) -> Result<(Kind, Json), ManifestError> {
+pub(super) fn read<'r>(
+    content_type: Option<&str>,
+    raw: &'r [u8],
+) -> Result<(Kind, Json<'r>), ManifestError> {
     check_length(raw)?;
     let header = content_type.map(|text| text.split(';').next().unwrap_or_default().trim());
     let header = header.map(Kind::from_media_type).transpose()?;

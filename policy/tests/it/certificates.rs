@@ -3,9 +3,11 @@
 use std::sync::LazyLock;
 use std::time::{Duration, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use policy::{
     Authority, CertificateError, CertificateProblem, CosignSignature, Digest, Evidence, Grounds,
-    IssuerError, JsonProblem, Outcome, PemError, Policy, PolicyProblem, Refusal, SignatureProblem,
+    IssuerError, LogKey, Outcome, PemError, Policy, Refusal, SctProblem, SignatureProblem,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -14,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::holders::{
     BUNDLE, CERTIFICATE, CHAIN, Ca, EMAIL, Holder, OIDC, TIME, dns, email, extension, flip_pem,
-    flip_text, issuer_v1, issuer_v2, log_body, promise, valid,
+    flip_text, issuer_v1, issuer_v2, log_body, promise, timestamp, timestamps, valid,
 };
 use crate::support::{
     NAME, REPOSITORY, SIGNATURE, Signer, decide, decision, manifest_bytes, policy, resolve,
@@ -333,6 +335,160 @@ fn what_is_no_certificate_is_refused_by_what_it_is() {
     assert_eq!(label, CertificateError::Label { found });
 }
 
+/// What a stranger may hand in is refused before it costs anything.
+#[test]
+fn more_than_any_honest_certificate_is_refused_unread() {
+    let root = Ca::root(nothing);
+    let authority = fulcio(&root.pem);
+    let holder = root.issue(nothing);
+    let many = root.issue(|params| {
+        for number in 0..10_000_u64 {
+            let oid = [1, 3, 128 + number / 100, number % 100];
+            params.custom_extensions.push(extension(&oid, b"", false));
+        }
+    });
+    let vouch = |certificate: &str, chain: &str| {
+        let vouched = authority.vouch(certificate.as_bytes(), chain.as_bytes(), TIME);
+        vouched.map(|_| ()).unwrap_err()
+    };
+    let too_large = |problem: &CertificateError| match problem {
+        CertificateError::TooLarge { limit, found } => {
+            assert!(found > limit);
+            *limit
+        }
+        other => panic!("{other:?}"),
+    };
+    let CertificateProblem::Certificate(problem) = vouch(&many.pem, "") else {
+        panic!("a certificate of many extensions");
+    };
+    assert_eq!(too_large(&problem), 64 << 10);
+    let text = " ".repeat(256 << 10);
+    let CertificateProblem::Certificate(problem) = vouch(&format!("{text}{}", holder.pem), "")
+    else {
+        panic!("a long text");
+    };
+    assert_eq!(too_large(&problem), 256 << 10);
+    let CertificateProblem::Chain(problem) = vouch(&holder.pem, &format!("{text}{}", root.pem))
+    else {
+        panic!("a long chain text");
+    };
+    assert_eq!(too_large(&problem), 256 << 10);
+    // A long chain is not even parsed.
+    let block = crate::support::pem("CERTIFICATE", b"no certificate");
+    assert_eq!(
+        vouch(&holder.pem, &block.repeat(1000)),
+        CertificateProblem::LongChain { found: 999 }
+    );
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
+fn one_certificate_with_two_emails_is_one_signer() {
+    let root = Ca::root(nothing);
+    let log = Signer::new();
+    let (a, b) = ("a@example.com", "b@example.com");
+    let holder = |names: &[&str]| {
+        let names = names.iter().map(|name| email(name)).collect();
+        root.issue(|params| params.subject_alt_names = names)
+    };
+    let digest = Digest::sha256_of(&manifest_bytes());
+    let sign = |holder: &Holder| {
+        let mut signature = holder.signer.attach(&digest, REPOSITORY);
+        let body = log_body(&signature, &holder.pem);
+        let bundle = promise(&log, &body, TIME).to_string();
+        signature.annotations.insert(BUNDLE.to_owned(), bundle);
+        let certificate = holder.pem.clone();
+        signature
+            .annotations
+            .insert(CERTIFICATE.to_owned(), certificate);
+        signature
+    };
+    let by = |email: &str| {
+        let fulcio = json!({"caPath": CA, "oidcIssuer": OIDC, "subjectEmail": email});
+        json!({"type": "sigstoreSigned", "fulcio": fulcio, "rekorPublicKeyPath": LOG})
+    };
+    let two = json!({"type": "threshold", "count": 2, "of": [by(a), by(b)]});
+    let twice = json!({"type": "threshold", "count": 2, "of": [by(a), by(a)]});
+    let rows = [
+        ("one with both names", &two, vec![holder(&[a, b])], 1),
+        (
+            "two with both",
+            &two,
+            vec![holder(&[a, b]), holder(&[b, a])],
+            1,
+        ),
+        (
+            "one of a, one of both",
+            &two,
+            vec![holder(&[a]), holder(&[a, b])],
+            1,
+        ),
+        (
+            "two of one name",
+            &twice,
+            vec![holder(&[a]), holder(&[a])],
+            1,
+        ),
+        ("one of each", &two, vec![holder(&[a]), holder(&[b])], 2),
+    ];
+    for (row, rule, holders, found) in rows {
+        let mut evidence = Evidence::default();
+        for (location, pem) in [(CA, root.pem.clone()), (LOG, log.pem())] {
+            let pem = Ok(pem.into_bytes());
+            evidence.resources.insert(location.to_owned(), pem);
+        }
+        let signatures = holders.iter().map(sign).collect();
+        evidence.cosign.insert(digest, Ok(signatures));
+        let manifest = resolve(NAME, manifest_bytes());
+        let answer = decide(&policy(&json!([rule])), manifest, &evidence);
+        let expected = match found {
+            2 => Outcome::Met(Grounds::Members(2)),
+            _ => Outcome::Refused(Refusal::TooFew {
+                wanted: 2,
+                of: 2,
+                found,
+            }),
+        };
+        assert_eq!(decision(&answer).findings()[0].outcome, expected, "{row}");
+    }
+}
+
+/// One key, in the policy by itself and in a certificate, is one signer.
+#[test]
+fn one_key_in_two_certificates_is_one_signer() {
+    let root = Ca::root(nothing);
+    let log = Signer::new();
+    let holder = root.issue(nothing);
+    let digest = Digest::sha256_of(&manifest_bytes());
+    let mut signature = holder.signer.attach(&digest, REPOSITORY);
+    let body = log_body(&signature, &holder.pem);
+    let bundle = promise(&log, &body, TIME).to_string();
+    signature.annotations.insert(BUNDLE.to_owned(), bundle);
+    let certificate = holder.pem.clone();
+    signature
+        .annotations
+        .insert(CERTIFICATE.to_owned(), certificate);
+    let key = json!({"type": "sigstoreSigned", "keyData": holder.signer.pem()});
+    let rule = json!({"type": "threshold", "count": 2, "of": [by_fulcio(), key]});
+    let mut evidence = Evidence::default();
+    for (location, pem) in [(CA, root.pem.clone()), (LOG, log.pem())] {
+        let pem = Ok(pem.into_bytes());
+        evidence.resources.insert(location.to_owned(), pem);
+    }
+    evidence.cosign.insert(digest, Ok(vec![signature]));
+    let manifest = resolve(NAME, manifest_bytes());
+    let answer = decide(&policy(&json!([rule])), manifest, &evidence);
+    let expected = Refusal::TooFew {
+        wanted: 2,
+        of: 2,
+        found: 1,
+    };
+    assert_eq!(
+        decision(&answer).findings()[0].outcome,
+        Outcome::Refused(expected)
+    );
+}
+
 struct Scene {
     root: Ca,
     log: Signer,
@@ -509,17 +665,118 @@ fn an_authority_that_cannot_be_read_refuses_the_requirement() {
     }
 }
 
+const CT_LOG: &str = "kbs:///default/ct-log-key/1";
+
+/// What becomes of a holder whose certificate has the timestamps that `log` makes, given what the
+/// logs are shown and the key of the issuer.
+fn vouch_logged(
+    root: &Ca,
+    logs: &[&Signer],
+    log: impl FnOnce(&[u8], &[u8]) -> Vec<Vec<u8>>,
+) -> Result<(), CertificateProblem> {
+    let below = root.below("below", nothing);
+    let chain = format!("{}{}", below.pem, root.pem);
+    let holder = below.issue_logged(nothing, |content| {
+        Some(log(content, &below.spki))
+            .filter(|list| !list.is_empty())
+            .map(|list| timestamps(&list))
+    });
+    let logs = logs
+        .iter()
+        .map(|log| LogKey::from_pem(log.pem().as_bytes()));
+    let authority = fulcio(&root.pem).logged_by(logs.map(Result::unwrap).collect());
+    vouch(&authority, &holder, &chain)
+}
+
+/// Those of a certificate by its content and the key of its issuer.
+type Timestamps<'a> = &'a dyn Fn(&[u8], &[u8]) -> Vec<Vec<u8>>;
+
 #[test]
-fn a_certificate_transparency_key_is_refused_by_name() {
-    let mut requirement = by_fulcio();
-    requirement["fulcio"]["ctLogPublicKeyPath"] = json!("/ctfe.pub");
-    let document = json!({"default": [requirement]}).to_string();
+fn a_certificate_counts_only_when_a_log_of_the_policy_saw_it_as_it_is() {
+    let (root, log, other) = (Ca::root(nothing), Signer::new(), Signer::new());
+    let check = |list: Timestamps<'_>| {
+        vouch_logged(&root, &[&log], list).map_err(|problem| match problem {
+            CertificateProblem::Sct(problem) => problem,
+            other => panic!("{other:?}"),
+        })
+    };
+    let good = |content: &[u8], issuer: &[u8]| timestamp(&log, content, issuer, TIME);
+    let by_other = |content: &[u8], issuer: &[u8]| timestamp(&other, content, issuer, TIME);
+    let mut unknown_version = vec![1];
+    unknown_version.extend([7; 60]);
+
+    assert_eq!(check(&|c, i| vec![good(c, i)]), Ok(()));
+    assert_eq!(check(&|c, i| vec![by_other(c, i), good(c, i)]), Ok(()));
+    let beside = |c: &[u8], i: &[u8]| vec![unknown_version.clone(), good(c, i)];
+    assert_eq!(check(&beside), Ok(()));
+
+    assert_eq!(check(&|_, _| vec![]), Err(SctProblem::Missing));
+    let none = Err(SctProblem::OtherLog { found: 1 });
+    assert_eq!(check(&|c, i| vec![by_other(c, i)]), none);
+    let early = |c: &[u8], i: &[u8]| vec![timestamp(&log, c, i, 1_600_000_000)];
+    let found = 1_600_000_000_000;
+    assert_eq!(check(&early), Err(SctProblem::OutsideValidity { found }));
+    let rows: [(&str, Timestamps<'_>); 4] = [
+        ("another issuer", &|c, _| vec![good(c, &root.spki)]),
+        ("another certificate", &|c, i| {
+            let mut changed = c.to_vec();
+            *changed.last_mut().unwrap() ^= 1;
+            vec![good(&changed, i)]
+        }),
+        ("another time than is signed", &|c, i| {
+            let mut changed = good(c, i);
+            changed[40] ^= 1;
+            vec![changed]
+        }),
+        ("another log beside a bad one", &|c, i| {
+            vec![good(c, &root.spki), by_other(c, i)]
+        }),
+    ];
+    for (row, list) in rows {
+        assert_eq!(check(list), Err(SctProblem::BadSignature), "{row}");
+    }
+    let garbage = check(&|_, _| vec![vec![0; 10]]);
+    assert!(
+        matches!(garbage, Err(SctProblem::Malformed { .. })),
+        "{garbage:?}"
+    );
+    let any = vouch_logged(&root, &[&other, &log], |c, i| vec![good(c, i)]);
+    assert_eq!(any, Ok(()));
+}
+
+#[test]
+fn a_policy_names_the_logs_that_must_have_seen_a_certificate() {
+    let scene = Scene::new(nothing);
+    for (kind, mut requirement) in [("fulcio", by_fulcio()), ("pki", by_pki())] {
+        requirement[kind]["ctLogPublicKeyPath"] = json!(CT_LOG);
+        let wanted = policy(&json!([requirement]));
+        let printed = serde_json::to_value(&wanted).unwrap();
+        let printed = &printed["transports"]["docker"][REPOSITORY][0][kind];
+        assert_eq!(printed["ctLogPublicKeyPath"], CT_LOG);
+        let manifest = resolve(NAME, manifest_bytes());
+        let needs = wanted.rules_for(manifest.reference()).needs(&manifest);
+        assert!(needs.resources.contains(CT_LOG), "{:?}", needs.resources);
+
+        let signature = scene.signature(Some(TIME));
+        let (outcome, _) = scene.decide(&requirement, signature.clone(), Some(TIME));
+        assert!(
+            matches!(&outcome, Outcome::Refused(Refusal::KeyNotFetched { location, .. })
+                if location == CT_LOG),
+            "{outcome:?}"
+        );
+        let logs = requirement[kind].as_object_mut().unwrap();
+        logs.remove("ctLogPublicKeyPath");
+        let key = STANDARD.encode(Signer::new().pem());
+        logs.insert("ctLogPublicKeyData".to_owned(), json!(key));
+        let (_, problem) = scene.decide(&requirement, signature, Some(TIME));
+        let missing = CertificateProblem::Sct(SctProblem::Missing);
+        assert_eq!(problem, Some(SignatureProblem::Certificate(missing)));
+    }
+    let mut misplaced = by_fulcio();
+    misplaced["ctLogPublicKeyPath"] = json!(CT_LOG);
+    let document = json!({"default": [misplaced]}).to_string();
     let error = Policy::parse(document.as_bytes()).unwrap_err();
-    assert_eq!(error.place().path(), "default[0].fulcio.ctLogPublicKeyPath");
-    assert!(matches!(
-        error.problem(),
-        PolicyProblem::Json(JsonProblem::UnknownKey { .. })
-    ));
+    assert_eq!(error.place().path(), "default[0].ctLogPublicKeyPath");
 }
 
 /// A holder below an intermediate, and the chain.

@@ -2,7 +2,7 @@
 
 use policy::{
     COSIGN_PAYLOAD, ConfigError, CosignSignature, Digest, Evidence, Fingerprint, Grounds, ImageRef,
-    Outcome, Policy, Refusal, Rejected, SignatureProblem, SubjectKind,
+    NotFetched, Outcome, Policy, Refusal, Rejected, SignatureProblem, SubjectKind,
 };
 use serde_json::{Value, json};
 
@@ -231,6 +231,74 @@ fn an_unsigned_index_is_not_believed_about_the_platform() {
     }
 }
 
+/// Whatever the requirement that a manifest meets, and however it is wrapped up.
+#[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
+fn what_was_proved_of_the_manifest_says_nothing_for_the_index() {
+    let signer = Signer::new();
+    let mut foreign = config();
+    foreign["architecture"] = json!("s390x");
+    let raw = foreign.to_string().into_bytes();
+    let manifest = manifest_for(&raw).to_string().into_bytes();
+    let own = Digest::sha256_of(&manifest);
+    let (_, index) = list_in_index(NAME, manifest.clone());
+    let listed =
+        |digest: Digest| json!({"type": "digestAllowed", "digests": {REPOSITORY: [digest]}});
+    let any = |of: Value| json!({"type": "threshold", "count": 1, "of": of});
+    let key = signed_by_key();
+    let by_index = format!("{REPOSITORY}@{index}");
+    let rows = [
+        ("signed", NAME, json!([key]), false),
+        ("in a threshold", NAME, json!([any(json!([key]))]), false),
+        (
+            "in two",
+            NAME,
+            json!([any(json!([any(json!([key]))]))]),
+            false,
+        ),
+        ("listed", NAME, json!([listed(own)]), false),
+        (
+            "asked for by digest",
+            &by_index,
+            json!([{"type": "requireDigest"}]),
+            false,
+        ),
+        (
+            "the index listed, too",
+            NAME,
+            json!([key, listed(index)]),
+            false,
+        ),
+        ("the index listed", NAME, json!([listed(index)]), true),
+        (
+            "in a threshold",
+            NAME,
+            json!([any(json!([listed(index)]))]),
+            true,
+        ),
+        (
+            "nothing asked",
+            NAME,
+            json!([{"type": "insecureAcceptAnything"}]),
+            true,
+        ),
+    ];
+    for (row, name, requirements, trusted) in rows {
+        let (manifest, _) = list_in_index(name, manifest.clone());
+        let signature = signer.attach(&own, REPOSITORY);
+        let evidence = evidence(&signer, &[(own, vec![signature]), (index, vec![])]);
+        let approved = decide(&policy(&requirements), manifest, &evidence).unwrap();
+        match approved.with_config(&raw) {
+            Ok(_) => assert!(trusted, "{row}"),
+            Err(ConfigError::Platform { found, .. }) => {
+                assert!(!trusted, "{row}");
+                assert_eq!(found.architecture, "s390x");
+            }
+            Err(error) => panic!("{row}: {error:?}"),
+        }
+    }
+}
+
 #[test]
 fn a_signature_on_an_index_that_was_not_resolved_does_not_count() {
     let signer = Signer::new();
@@ -255,7 +323,7 @@ fn broken_and_foreign_signatures_do_not_spoil_a_good_one() {
     let digest = Digest::sha256_of(&manifest_bytes());
     let good = signer.attach(&digest, REPOSITORY);
     let unfetched = CosignSignature {
-        payload: Err("timed out".to_owned()),
+        payload: Err(NotFetched::permanent("timed out")),
         ..good.clone()
     };
     let mut bare = good.clone();
@@ -309,11 +377,11 @@ fn says_what_is_wrong_with_each_signature() {
     assert!(matches!(rejected[0].problem, SignatureProblem::Base64(_)));
 
     let unfetched = CosignSignature {
-        payload: Err("timed out".to_owned()),
+        payload: Err(NotFetched::permanent("timed out")),
         ..foreign
     };
     let (_, rejected) = problems(unfetched, &signed_by_key());
-    let why = "timed out".to_owned();
+    let why = NotFetched::permanent("timed out");
     assert_eq!(rejected[0].problem, SignatureProblem::NotFetched { why });
 }
 
@@ -354,7 +422,7 @@ fn a_key_that_is_not_to_be_had_denies_and_is_never_skipped() {
     let not_fetched = |why: &str| {
         Outcome::Refused(Refusal::KeyNotFetched {
             location: second.to_owned(),
-            why: why.to_owned(),
+            why: NotFetched::permanent(why),
         })
     };
     assert_eq!(
@@ -363,9 +431,10 @@ fn a_key_that_is_not_to_be_had_denies_and_is_never_skipped() {
     );
 
     let mut failed = good.clone();
-    failed
-        .resources
-        .insert(second.to_owned(), Err("403 forbidden".to_owned()));
+    failed.resources.insert(
+        second.to_owned(),
+        Err(NotFetched::permanent("403 forbidden")),
+    );
     assert_eq!(
         outcome(&requirements, &failed),
         not_fetched("403 forbidden")
@@ -392,10 +461,10 @@ fn signatures_that_cannot_be_listed_deny_unless_another_place_has_a_good_one() {
     let (manifest, index) = resolve_through_index(NAME);
     let own = *manifest.digest();
     let mut evidence = evidence(&signer, &[(index, vec![])]);
-    evidence.cosign.insert(own, Err("503".to_owned()));
+    let why = NotFetched::permanent("malformed");
+    evidence.cosign.insert(own, Err(why.clone()));
     let policy = policy(&json!([signed_by_key()]));
     let denied = decide(&policy, manifest, &evidence).unwrap_err();
-    let why = "503".to_owned();
     assert_eq!(
         denied.decision().findings()[0].outcome,
         Outcome::Refused(Refusal::NotListed { subject: own, why })
@@ -407,6 +476,90 @@ fn signatures_that_cannot_be_listed_deny_unless_another_place_has_a_good_one() {
         .cosign
         .insert(index, Ok(vec![signer.attach(&index, REPOSITORY)]));
     assert!(decide(&policy, manifest, &evidence).is_ok());
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
+fn what_may_pass_is_told_from_a_denial_also_behind_a_threshold() {
+    let signer = Signer::new();
+    let digest = Digest::sha256_of(&manifest_bytes());
+    let good = || {
+        evidence(
+            &signer,
+            &[(digest, vec![signer.attach(&digest, REPOSITORY)])],
+        )
+    };
+    let key = |failure: NotFetched| {
+        let mut evidence = good();
+        evidence.resources.insert(KEY.to_owned(), Err(failure));
+        evidence
+    };
+    let listing = |failure: NotFetched| {
+        let mut evidence = good();
+        evidence.cosign.insert(digest, Err(failure));
+        evidence
+    };
+    let payload = |failure: NotFetched| {
+        let mut evidence = good();
+        let signature = CosignSignature {
+            payload: Err(failure),
+            ..signer.attach(&digest, REPOSITORY)
+        };
+        evidence.cosign.insert(digest, Ok(vec![signature]));
+        evidence
+    };
+    let refused = || NotFetched::permanent("403");
+    let passing = || NotFetched::transient("503");
+    let other = Digest::sha256_of(b"other");
+    let not_listed = json!({"type": "digestAllowed", "digests": {REPOSITORY: [other]}});
+    let nowhere = || NotFetched::not_configured("no place");
+    let later = "signatures not available for now";
+    let place = "no place for signatures is configured";
+    let rows = [
+        (key(passing()), true, "key not available for now"),
+        (key(refused()), false, "key not available"),
+        (listing(passing()), true, later),
+        (listing(refused()), false, "signatures not available"),
+        (listing(nowhere()), false, place),
+        (payload(passing()), true, later),
+        (payload(refused()), false, "no acceptable signature"),
+    ];
+    for (evidence, undecided, cause) in rows {
+        let threshold =
+            |count: usize, of: Value| json!({"type": "threshold", "count": count, "of": of});
+        let by_key = signed_by_key;
+        for (requirements, hopeful) in [
+            (json!([by_key()]), true),
+            (json!([by_key(), {"type": "insecureAcceptAnything"}]), true),
+            (json!([by_key(), {"type": "requireDigest"}]), false),
+            (json!([threshold(1, json!([not_listed, by_key()]))]), true),
+            (
+                json!([threshold(1, json!([threshold(1, json!([by_key()]))]))]),
+                true,
+            ),
+        ] {
+            let denied = decide(
+                &policy(&requirements),
+                resolve(NAME, manifest_bytes()),
+                &evidence,
+            );
+            let denied = denied.unwrap_err();
+            let row = format!("{requirements}: {denied}");
+            assert_eq!(
+                denied.decision().is_undecided(),
+                undecided && hopeful,
+                "{row}"
+            );
+            let is_threshold = requirements[0]["type"] == "threshold";
+            let hidden = is_threshold && !undecided && cause != place;
+            let expected = if hidden {
+                "too few acceptable signatures"
+            } else {
+                cause
+            };
+            assert_eq!(denied.cause(), expected, "{row}");
+        }
+    }
 }
 
 #[test]
@@ -566,6 +719,45 @@ fn the_record_is_canonical_and_complete() {
         "scope": "transports.docker.\"registry.example/team/app\"",
     });
     assert_eq!(approved.decision().to_json().unwrap(), expected.to_string());
+}
+
+/// As many signatures as are fetched, in each of which everything is as long and as strange as a
+/// registry lets it be.
+#[test]
+fn what_a_stranger_wrote_is_cut_in_the_record() {
+    let signer = Signer::new();
+    let digest = Digest::sha256_of(&manifest_bytes());
+    let long = "\"\u{1b}]0;\n".repeat(10_000);
+    let foreign = Signer::new().attach(&digest, REPOSITORY);
+    let typed = CosignSignature {
+        found: long.clone(),
+        media_type: long.clone(),
+        ..foreign.clone()
+    };
+    let unfetched = CosignSignature {
+        payload: Err(NotFetched::permanent(long.clone())),
+        ..foreign.clone()
+    };
+    let elsewhere = signer.attach(&digest, &long);
+    let signatures = [typed, unfetched, elsewhere, foreign];
+    let many = signatures.iter().cycle().take(64).cloned().collect();
+    let evidence = evidence(&signer, &[(digest, many)]);
+    let denied = decide(
+        &policy(&json!([signed_by_key()])),
+        resolve(NAME, manifest_bytes()),
+        &evidence,
+    )
+    .unwrap_err();
+    assert_eq!(denied.decision().findings()[0].rejected.len(), 64);
+    let record = denied.decision().to_json().unwrap();
+    assert!(record.len() < 64 << 10, "{} bytes", record.len());
+    let text = denied.to_string();
+    assert!(text.len() < 64 << 10, "{} bytes", text.len());
+    for text in [record, text] {
+        assert!(!text.contains(char::is_control));
+        assert!(!text.contains("\\u001b"));
+        assert!(text.contains("it is not by the key of the policy"));
+    }
 }
 
 #[test]

@@ -1,7 +1,15 @@
 //! The policy document: what parses, what does not, and that the error says where and what.
 
-use policy::{JsonProblem, Policy, PolicyProblem};
+use std::collections::BTreeMap;
+use std::time::{Duration, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use policy::{JsonProblem, Policy, PolicyCheck, PolicyProblem};
 use serde_json::{Value, json};
+
+use crate::holders::{Ca, TIME, valid};
+use crate::support::Signer;
 
 fn place_and_text(document: &str) -> String {
     Policy::parse(document.as_bytes()).unwrap_err().to_string()
@@ -189,6 +197,71 @@ fn warns_of_what_is_hardly_meant() {
 }
 
 #[test]
+fn warns_where_unsigned_images_are_enough() {
+    let accept = json!({"type": "insecureAcceptAnything"});
+    let (by_digest, encrypted) = (
+        json!({"type": "requireDigest"}),
+        json!({"type": "encrypted"}),
+    );
+    let key = json!({"type": "sigstoreSigned", "keyPath": "/k"});
+    let unproved = Some("images that nobody has signed or listed are accepted");
+    let rows = [
+        (json!([by_digest]), unproved),
+        (json!([encrypted]), unproved),
+        (json!([accept, by_digest, encrypted]), unproved),
+        (
+            json!([accept]),
+            Some("every image that comes here is accepted"),
+        ),
+        (json!([by_digest, encrypted, key]), None),
+        (json!([accept, key]), None),
+    ];
+    for (list, about) in rows {
+        let everywhere = json!({"default": list, "transports": {"docker": {"": list}}});
+        let policy = Policy::parse(everywhere.to_string().as_bytes()).unwrap();
+        let texts: Vec<&str> = policy
+            .warnings()
+            .iter()
+            .map(policy::Warning::text)
+            .collect();
+        let expected = if about.is_some() { 2 } else { 0 };
+        assert_eq!(texts.len(), expected, "{list}: {texts:?}");
+        assert!(
+            texts.iter().all(|text| text.starts_with(about.unwrap())),
+            "{list}: {texts:?}"
+        );
+    }
+}
+
+#[test]
+fn an_empty_name_beside_another_is_as_if_it_were_not_there_and_is_warned_of() {
+    for (empty, other) in [
+        ("subjectEmail", "subjectHostname"),
+        ("subjectHostname", "subjectEmail"),
+    ] {
+        let mut pki = json!({"caRootsPath": "/c"});
+        pki[other] = json!("build.example");
+        let requirement = |pki: &Value| json!({"type": "sigstoreSigned", "pki": pki});
+        let without = json!({"default": [requirement(&pki)]}).to_string();
+        pki[empty] = json!("");
+        let with = json!({"default": [requirement(&pki)]}).to_string();
+        let parse = |text: &str| Policy::parse(text.as_bytes()).unwrap();
+        let (without, with) = (parse(&without), parse(&with));
+        let printed = |policy: &Policy| serde_json::to_value(policy).unwrap();
+        assert_eq!(printed(&with), printed(&without));
+        assert!(without.warnings().is_empty());
+        let [warning] = with.warnings() else {
+            panic!("{:?}", with.warnings());
+        };
+        assert_eq!(warning.place().path(), format!("default[0].pki.{empty}"));
+        assert_eq!(
+            warning.text(),
+            "an empty name asks for nothing: it is as if the key were not there"
+        );
+    }
+}
+
+#[test]
 fn a_policy_prints_as_what_it_was_read_from() {
     let key = json!({"type": "sigstoreSigned", "keyPath": "/k",
                      "signedIdentity": {"type": "matchRepository"}});
@@ -205,4 +278,51 @@ fn a_policy_prints_as_what_it_was_read_from() {
     });
     let policy = Policy::parse(document.to_string().as_bytes()).unwrap();
     assert_eq!(serde_json::to_value(&policy).unwrap(), document);
+}
+
+/// What a check says of keys that stand in the policy or are at hand, by the place of each.
+#[test]
+fn a_check_looks_at_the_keys_that_are_at_hand() {
+    let good = Signer::new().pem();
+    let expired = Ca::root(|params| valid(params, 2020, 2024)).pem;
+    let current = Ca::root(|params| valid(params, 2020, 2040)).pem;
+    let data = |text: &str| json!(STANDARD.encode(text));
+    let fulcio = json!({"caData": data(&format!("{current}{expired}")), "oidcIssuer": "i",
+        "subjectEmail": "e", "ctLogPublicKeyPath": "/good"});
+    let document = json!({
+        "default": [{"type": "sigstoreSigned", "keyDatas": [data(&good), data("garbage")]}],
+        "transports": {"docker": {
+            "a.io": [{"type": "sigstoreSigned", "fulcio": fulcio, "rekorPublicKeyPath": "/none"}],
+            "b.io": [{"type": "signedBy", "keyType": "GPGKeys", "keyData": data("garbage")}],
+            "c.io": [{"type": "sigstoreSigned", "keyPaths": ["/bad", "/good", "/bad"]}],
+        }},
+    });
+    let check = PolicyCheck::parse(document.to_string().as_bytes()).unwrap();
+    let locations: Vec<&str> = check.locations().into_iter().collect();
+    assert_eq!(locations, ["/bad", "/good", "/none"]);
+    let resources = BTreeMap::from([
+        ("/good".to_owned(), good.into_bytes()),
+        ("/bad".to_owned(), b"garbage".to_vec()),
+    ]);
+    let now = UNIX_EPOCH + Duration::from_secs(TIME);
+    let warnings = check.warnings(&resources, now);
+    let found = warnings.iter().map(|warning| {
+        let path = warning.place().path().replace("transports.docker.", "");
+        format!("{path}: {}", warning.text())
+    });
+    let no_key = "the key cannot be used: it does not begin with -----BEGIN";
+    let expected = [
+        format!("default[0].keyDatas[1]: {no_key}"),
+        "\"a.io\"[0].fulcio.caData: certificate 2 is valid from 2020-01-01T00:00:00Z to \
+         2024-01-01T00:00:00Z, and not now"
+            .to_owned(),
+        "\"b.io\"[0].keyData: the keyring cannot be used: it is neither a binary nor an armored \
+         OpenPGP keyring"
+            .to_owned(),
+        format!("\"c.io\"[0].keyPaths[0]: {no_key}"),
+        "\"c.io\"[0].keyPaths[2]: this path stands twice in the requirement".to_owned(),
+        format!("\"c.io\"[0].keyPaths[2]: {no_key}"),
+    ];
+    assert_eq!(found.collect::<Vec<_>>(), expected);
+    assert_eq!(check.policy().warnings().len(), 1);
 }

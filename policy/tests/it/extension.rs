@@ -317,19 +317,20 @@ fn any_of_is_a_threshold_of_one_and_says_why_none_is_met() {
     let raw = manifest_bytes();
     let digest = Digest::sha256_of(&raw);
     let listed = json!({"type": "digestAllowed", "digests": {REPOSITORY: [digest]}});
-    let by_digest = json!({"type": "requireDigest"});
+    let other = Digest::sha256_of(b"other");
+    let not_listed = json!({"type": "digestAllowed", "digests": {REPOSITORY: [other]}});
     let evidence = evidence(&a, &[(digest, vec![b.attach(&digest, REPOSITORY)])]);
-    let met = threshold(1, &[by_digest.clone(), by(&[&a]), listed]);
+    let met = threshold(1, &[not_listed.clone(), by(&[&a]), listed]);
     assert_eq!(
         outcome(&met, NAME, raw.clone(), &evidence),
         Outcome::Met(Grounds::Members(1))
     );
-    let refused = policy(&json!([threshold(1, &[by_digest, by(&[&a])])]));
+    let refused = policy(&json!([threshold(1, &[not_listed, by(&[&a])])]));
     let denied = decide(&refused, resolve(NAME, raw), &evidence).unwrap_err();
     assert_eq!(denied.cause(), "too few acceptable signatures");
     let text = denied.to_string();
     assert!(
-        text.contains("threshold: none of the 2 members is met (requireDigest: "),
+        text.contains("threshold: none of the 2 members is met (digestAllowed: "),
         "{text}"
     );
     assert!(text.contains("not by the key of the policy)"), "{text}");
@@ -342,7 +343,9 @@ fn any_of_is_a_threshold_of_one_and_says_why_none_is_met() {
 
 #[test]
 fn a_threshold_needs_what_its_members_need() {
-    let rule = threshold(1, &[json!({"type": "requireDigest"}), signed_by_key()]);
+    let listed = Digest::sha256_of(b"listed");
+    let listed = json!({"type": "digestAllowed", "digests": {REPOSITORY: [listed]}});
+    let rule = threshold(1, &[listed, signed_by_key()]);
     let policy = policy(&json!([rule]));
     let manifest = resolve(NAME, manifest_bytes());
     let needs = policy.rules_for(manifest.reference()).needs(&manifest);
@@ -360,6 +363,8 @@ fn a_threshold_of_what_cannot_be_counted_is_no_policy() {
     let key = signed_by_key();
     let pki = json!({"type": "sigstoreSigned", "pki": {"caRootsPath": "/c", "subjectEmail": "e"}});
     let two = threshold(2, &[key.clone(), key.clone()]);
+    let listed = Digest::sha256_of(b"listed");
+    let listed = json!({"type": "digestAllowed", "digests": {REPOSITORY: [listed]}});
     let no_choice = |kind| PolicyProblem::NoChoice { kind };
     let no_signers = |kind| PolicyProblem::NoSigners { kind };
     let count = |found, members| PolicyProblem::Count { found, members };
@@ -370,6 +375,14 @@ fn a_threshold_of_what_cannot_be_counted_is_no_policy() {
             no_choice("insecureAcceptAnything"),
         ),
         (threshold(1, &[key.clone(), reject]), no_choice("reject")),
+        (
+            threshold(1, &[json!({"type": "requireDigest"}), key.clone()]),
+            no_choice("requireDigest"),
+        ),
+        (
+            threshold(1, &[key.clone(), json!({"type": "encrypted"})]),
+            no_choice("encrypted"),
+        ),
         (threshold(0, std::slice::from_ref(&key)), count(0, 1)),
         (threshold(2, std::slice::from_ref(&key)), count(2, 1)),
         (threshold(1, &[]), PolicyProblem::EmptyList),
@@ -378,8 +391,8 @@ fn a_threshold_of_what_cannot_be_counted_is_no_policy() {
             no_signers("sigstoreSigned"),
         ),
         (
-            threshold(2, &[key.clone(), json!({"type": "requireDigest"})]),
-            no_signers("requireDigest"),
+            threshold(2, &[key.clone(), listed]),
+            no_signers("digestAllowed"),
         ),
         (threshold(2, &[key.clone(), two]), no_signers("threshold")),
         (

@@ -7,7 +7,7 @@ use policy::{CosignSignature, Digest};
 use proptest::sample::Index;
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, date_time_ymd,
 };
 use serde_json::{Value, json};
 
@@ -53,22 +53,23 @@ pub(crate) fn promise(log: &Signer, body: &Value, time: u64) -> Value {
 /// An authority with what it takes to issue.
 pub(crate) struct Ca {
     pub(crate) pem: String,
+    pub(crate) spki: Vec<u8>,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Ca {
     pub(crate) fn root(change: impl FnOnce(&mut CertificateParams)) -> Self {
         let (params, key) = (Self::params("root", change), KeyPair::generate().unwrap());
-        let pem = params.self_signed(&key).unwrap().pem();
+        let (pem, spki) = (params.self_signed(&key).unwrap().pem(), spki(&key));
         let issuer = Issuer::new(params, key);
-        Self { pem, issuer }
+        Self { pem, spki, issuer }
     }
 
     pub(crate) fn below(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let (params, key) = (Self::params(name, change), KeyPair::generate().unwrap());
         let pem = params.signed_by(&key, &self.issuer).unwrap().pem();
-        let issuer = Issuer::new(params, key);
-        Self { pem, issuer }
+        let (spki, issuer) = (spki(&key), Issuer::new(params, key));
+        Self { pem, spki, issuer }
     }
 
     fn params(name: &str, change: impl FnOnce(&mut CertificateParams)) -> CertificateParams {
@@ -83,6 +84,15 @@ impl Ca {
 
     /// A certificate as Fulcio issues them, changed.
     pub(crate) fn issue(&self, change: impl FnOnce(&mut CertificateParams)) -> Holder {
+        self.issue_logged(change, |_| None)
+    }
+
+    /// The same with what logs make of the certificate without it, as an extension in the middle.
+    pub(crate) fn issue_logged(
+        &self,
+        change: impl FnOnce(&mut CertificateParams),
+        log: impl FnOnce(&[u8]) -> Option<CustomExtension>,
+    ) -> Holder {
         let mut params = CertificateParams::default();
         valid(&mut params, 2024, 2025);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning];
@@ -90,15 +100,21 @@ impl Ca {
         params.custom_extensions = vec![issuer_v1(OIDC), issuer_v2(OIDC)];
         change(&mut params);
         let key = KeyPair::generate().unwrap();
+        params.serial_number = Some(SerialNumber::from(42));
+        let shown = params.signed_by(&key, &self.issuer).unwrap();
+        let middle = params.custom_extensions.len().min(1);
+        params
+            .custom_extensions
+            .splice(middle..middle, log(content_of(shown.der())));
         let pem = params.signed_by(&key, &self.issuer).unwrap().pem();
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, key.serialized_der());
         let signer = Signer::Ecdsa(pair.unwrap());
-        let issuer = Issuer::new(params, key);
+        let (spki, issuer) = (spki(&key), Issuer::new(params, key));
         Holder {
             // Without the newline behind it, which a log's entry must not have either.
             pem: pem.trim_end().to_owned(),
             signer,
-            as_ca: Ca { pem, issuer },
+            as_ca: Ca { pem, spki, issuer },
         }
     }
 }
@@ -109,6 +125,61 @@ pub(crate) struct Holder {
     pub(crate) signer: Signer,
     /// The same certificate, used for what it must not be.
     pub(crate) as_ca: Ca,
+}
+
+/// What a log says of a certificate, without its length in front (RFC 6962 section 3.2).
+pub(crate) fn timestamp(log: &Signer, content: &[u8], issuer: &[u8], seconds: u64) -> Vec<u8> {
+    let hash = |bytes: &[u8]| sha256(bytes).as_ref().to_vec();
+    let time = (1000 * seconds).to_be_bytes();
+    let length = u32::try_from(content.len()).unwrap().to_be_bytes();
+    let entry = [&[0, 1], hash(issuer).as_slice(), &length[1..], content].concat();
+    let signature = log.sign(&[&[0, 0], time.as_slice(), &entry, &[0, 0]].concat());
+    let head = [&[0], hash(&log.spki()).as_slice(), &time, &[0, 0], &[4, 3]].concat();
+    [head, with_length(&signature)].concat()
+}
+
+/// The extension with these.
+pub(crate) fn timestamps(list: &[Vec<u8>]) -> CustomExtension {
+    let list: Vec<u8> = list.iter().flat_map(|item| with_length(item)).collect();
+    let list = with_length(&list);
+    let [high, low] = u16::try_from(list.len()).unwrap().to_be_bytes();
+    let header = match (high, low) {
+        (0, ..0x80) => vec![4, low],
+        (0, _) => vec![4, 0x81, low],
+        _ => vec![4, 0x82, high, low],
+    };
+    let der = [header, list].concat();
+    extension(&[1, 3, 6, 1, 4, 1, 11129, 2, 4, 2], &der, false)
+}
+
+fn with_length(bytes: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(bytes.len()).unwrap().to_be_bytes();
+    [length.as_slice(), bytes].concat()
+}
+
+fn sha256(bytes: &[u8]) -> aws_lc_rs::digest::Digest {
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes)
+}
+
+/// The first member of a certificate: what is signed.
+fn content_of(certificate: &[u8]) -> &[u8] {
+    let (outer, _) = der_lengths(certificate);
+    let inner = &certificate[outer..];
+    let (header, body) = der_lengths(inner);
+    &inner[..header + body]
+}
+
+/// The lengths of the header of a DER value and of what follows it.
+fn der_lengths(der: &[u8]) -> (usize, usize) {
+    match der[1] {
+        0x82 => (4, usize::from(u16::from_be_bytes([der[2], der[3]]))),
+        0x81 => (3, usize::from(der[2])),
+        short => (2, usize::from(short)),
+    }
+}
+
+fn spki(key: &KeyPair) -> Vec<u8> {
+    key.subject_public_key_info()
 }
 
 pub(crate) fn valid(params: &mut CertificateParams, from: i32, to: i32) {

@@ -79,14 +79,26 @@ fn reads_a_pkcs1_key_as_the_same_key() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn refuses_what_is_no_usable_key_and_says_why() {
     let secp256k1 = Signer::ecdsa(&ECDSA_P256K1_SHA256_ASN1_SIGNING);
     let signer = Signer::new();
     let two = format!("{0}{0}", signer.pem());
     let mut off_curve = signer.spki();
     *off_curve.last_mut().unwrap() ^= 1;
+    // The curve where the kind of key should be: SEQUENCE { OBJECT IDENTIFIER prime256v1 }.
+    let curve = b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07";
+    let bits = signer.spki()[23..].to_vec();
+    let no_kind = [b"\x30\x50\x30\x0a", &curve[..], &bits].concat();
     let rows = [
         ("nothing", String::new(), KeyError::Pem(PemError::NoBlock)),
+        (
+            "a curve as the kind",
+            pem("PUBLIC KEY", &no_kind),
+            KeyError::Algorithm {
+                oid: "1.2.840.10045.3.1.7".to_owned(),
+            },
+        ),
         ("two keys", two, KeyError::Pem(PemError::NotOneBlock)),
         (
             "a certificate",

@@ -259,6 +259,14 @@ fn a_bundle_has_one_reading() {
         let error = UntrustedLogEntry::parse(changed.as_bytes()).unwrap_err();
         assert!(matches!(error, LogProblem::Json(_)), "{row}: {error}");
     }
+    let padded = format!("{text}{}", " ".repeat(64 << 10));
+    assert_eq!(
+        UntrustedLogEntry::parse(padded.as_bytes()),
+        Err(LogProblem::TooLarge {
+            limit: 64 << 10,
+            found: padded.len(),
+        })
+    );
     let large = text.replacen("\"logIndex\":42", "\"logIndex\":9007199254740992", 1);
     assert_eq!(
         UntrustedLogEntry::parse(large.as_bytes()),

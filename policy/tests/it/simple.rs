@@ -1,20 +1,26 @@
 //! `signedBy`: which `OpenPGP` messages count, and that the rest is refused with the reason.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::{Duration, SystemTime};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use policy::{
-    Digest, Evidence, Fingerprint, Grounds, Hashes, KeyringError, Keyrings, OpenPgpProblem,
-    Outcome, Refusal, SignatureProblem, SimpleSignature, SubjectKind, open_simple,
+    Digest, Evidence, Fingerprint, Grounds, Hashes, KeyringError, Keyrings, NotFetched,
+    OpenPgpProblem, Outcome, PolicyCheck, Refusal, SignatureProblem, SimpleSignature, SubjectKind,
+    open_simple,
 };
 use sequoia_openpgp::armor::{Kind, Writer};
 use sequoia_openpgp::cert::{Cert, CertBuilder, CertRevocationBuilder, CipherSuite};
 use sequoia_openpgp::crypto::KeyPair;
+use sequoia_openpgp::crypto::mpi::PublicKey;
 use sequoia_openpgp::packet::signature::SignatureBuilder;
+use sequoia_openpgp::packet::{Packet, Signature};
 use sequoia_openpgp::policy::StandardPolicy;
 use sequoia_openpgp::serialize::Serialize;
 use sequoia_openpgp::serialize::stream::{LiteralWriter, Message, Signer};
-use sequoia_openpgp::types::{HashAlgorithm, ReasonForRevocation, SignatureType};
+use sequoia_openpgp::types::{HashAlgorithm, KeyFlags, ReasonForRevocation, SignatureType};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -288,11 +294,11 @@ fn denies_without_keyring_signature_or_time() {
             &|evidence| {
                 evidence
                     .resources
-                    .insert(RING.to_owned(), Err("gone".to_owned()));
+                    .insert(RING.to_owned(), Err(NotFetched::permanent("gone")));
             },
             Refusal::KeyNotFetched {
                 location: RING.to_owned(),
-                why: "gone".to_owned(),
+                why: NotFetched::permanent("gone"),
             },
         ),
         ("no time", &|evidence| evidence.now = None, Refusal::NoTime),
@@ -306,11 +312,13 @@ fn denies_without_keyring_signature_or_time() {
         (
             "a lookaside that does not answer",
             &|evidence| {
-                evidence.simple.insert(digest, Err("503".to_owned()));
+                evidence
+                    .simple
+                    .insert(digest, Err(NotFetched::transient("503")));
             },
             Refusal::NotListed {
                 subject: digest,
-                why: "503".to_owned(),
+                why: NotFetched::transient("503"),
             },
         ),
     ];
@@ -367,7 +375,7 @@ fn a_message_has_exactly_one_signature_and_nothing_else() {
         (
             "a bomb",
             compressed(2, &zeros),
-            OpenPgpProblem::TooLarge { limit: 4 << 20 },
+            OpenPgpProblem::TooLarge { limit: 65_536 },
         ),
         (
             "too large",
@@ -446,6 +454,130 @@ fn a_key_that_cannot_sign_now_does_not_count() {
     }
 }
 
+/// The owner took signing from the subkey, and whoever has it dates the signature back.
+#[test]
+fn a_subkey_that_may_no_longer_sign_does_not_count() {
+    let key = new_key();
+    let signers = [&key];
+    let backdated = Signing {
+        time: now() - days(100),
+        ..Signing::by(&signers)
+    };
+    let message = backdated.sign(&any_payload());
+    assert!(open(&ring(&[&key]), &message).is_ok());
+
+    let subkey = key.keys().subkeys().next().unwrap().key().clone();
+    let binding = SignatureBuilder::new(SignatureType::SubkeyBinding)
+        .set_key_flags(KeyFlags::empty().set_authentication())
+        .unwrap()
+        .set_signature_creation_time(now() - days(50))
+        .unwrap();
+    let binding = subkey.bind(&mut primary_pair(&key), &key, binding).unwrap();
+    let changed = key.clone().insert_packets(binding).unwrap().0;
+    let expected = OpenPgpProblem::BadKey {
+        fingerprint: key.fingerprint().to_hex(),
+        why: "it is no longer for signing".to_owned(),
+    };
+    assert_eq!(open(&ring(&[&changed]), &message), Err(expected));
+}
+
+fn primary_pair(key: &Cert) -> KeyPair {
+    let primary = key.primary_key().key().clone();
+    primary.parts_into_secret().unwrap().into_keypair().unwrap()
+}
+
+fn revocation_by(revoker: &Cert, key: &Cert) -> Signature {
+    CertRevocationBuilder::new()
+        .set_reason_for_revocation(ReasonForRevocation::KeyCompromised, b"")
+        .unwrap()
+        .build(&mut primary_pair(revoker), key, None)
+        .unwrap()
+}
+
+#[test]
+fn a_damaged_revocation_refuses_the_keyring() {
+    let key = new_key();
+    let message = Signing::by(&[&key]).sign(&any_payload());
+    let public = key.clone().strip_secret_key_material();
+    let revoked = public.insert_packets(revocation_by(&key, &key)).unwrap().0;
+    let good = ring(&[&revoked]);
+    assert!(matches!(
+        open(&good, &message),
+        Err(OpenPgpProblem::BadKey { .. })
+    ));
+    // It stands behind the primary key, which is followed by a user ID.
+    let mut revocation = Vec::new();
+    let packet = revoked.primary_key().self_revocations().next().unwrap();
+    Packet::from(packet.clone())
+        .serialize(&mut revocation)
+        .unwrap();
+    let start = good
+        .windows(revocation.len())
+        .position(|window| window == revocation)
+        .unwrap();
+    let last = start + revocation.len() - 1;
+    let mut damaged = good.clone();
+    damaged[last] ^= 1;
+    let fingerprint = key.fingerprint().to_hex();
+    let expected = KeyringError::Revocation { fingerprint };
+    assert_eq!(Keyrings::default().add(&damaged), Err(expected));
+    // Wherever it is damaged.
+    let mut accepted = Vec::new();
+    for at in start..=last {
+        for bit in 0..8 {
+            let mut damaged = good.clone();
+            damaged[at] ^= 1 << bit;
+            let mut keys = Keyrings::default();
+            if keys.add(&damaged).is_ok() {
+                let opened = open_simple(&keys, &message, now(), Hashes::Strong);
+                accepted.extend(opened.map(|_| (at - start, bit)));
+            }
+        }
+    }
+    assert_eq!(accepted, []);
+}
+
+#[test]
+fn a_revocation_that_cannot_be_checked_refuses_the_keyring() {
+    let (key, other) = (new_key(), new_key());
+    let by_other = revocation_by(&other, &key);
+    let revoked = key.clone().insert_packets(by_other).unwrap().0;
+    let fingerprint = key.fingerprint().to_hex();
+    let expected = KeyringError::Revocation { fingerprint };
+    assert_eq!(Keyrings::default().add(&ring(&[&revoked])), Err(expected));
+
+    // As `gpg --gen-revoke` writes it, in one file with the key.
+    let mut armor = Writer::new(Vec::new(), Kind::PublicKey).unwrap();
+    let own = Packet::from(revocation_by(&key, &key));
+    own.serialize(&mut armor).unwrap();
+    let file = [armored(&key), armor.finalize().unwrap()].concat();
+    let found = Keyrings::default().add(&file);
+    assert_eq!(found, Err(KeyringError::LoneRevocation));
+
+    // A block whose first line lost a character.
+    let copy = String::from_utf8(armored(&key)).unwrap();
+    let file = [armored(&key), copy.as_bytes()[1..].to_vec()].concat();
+    let found = Keyrings::default().add(&file);
+    let why = "not every armored block of it begins with -----BEGIN PGP PUBLIC KEY BLOCK-----";
+    let why = why.to_owned();
+    assert_eq!(found, Err(KeyringError::Unreadable { why }));
+}
+
+#[test]
+fn no_clock_is_too_strange_to_judge_by() {
+    let key = new_key();
+    let message = Signing::by(&[&key]).sign(&any_payload());
+    let ring = ring(&[&key]);
+    let last = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(i64::MAX).unwrap());
+    for now in [last, SystemTime::UNIX_EPOCH - days(365)] {
+        let opened = open_at(&ring, &message, now, Hashes::Strong);
+        assert!(
+            matches!(opened, Err(OpenPgpProblem::BadSignature { .. })),
+            "{opened:?}"
+        );
+    }
+}
+
 #[test]
 fn an_expired_signature_does_not_count() {
     let key = new_key();
@@ -497,25 +629,73 @@ fn sha1_counts_only_where_the_policy_says_so_whatever_the_clock_says() {
     assert_eq!(policy(&json!([weak])).warnings().len(), 1);
 }
 
+/// What of a message or keyring no signature covers may change: packet framing, the name and date
+/// of the literal data, unhashed hints, other signatures of the key. The content and the keys may
+/// not, and whatever changes, an approval is for the genuine content by the genuine key.
 #[test]
-fn flipping_any_one_byte_of_the_message_never_yields_its_payload() {
+fn flipping_any_one_byte_of_message_or_keyring_never_approves_anything_else() {
     let key = new_key();
     let ring = ring(&[&key]);
     let content = any_payload();
     let message = Signing::by(&[&key]).sign(&content);
-    let mut keys = Keyrings::default();
-    keys.add(&ring).unwrap();
-    let good = open_simple(&keys, &message, now(), Hashes::Strong)
-        .unwrap()
-        .1;
-    for at in 0..message.len() {
-        for mask in [0x01, 0x80] {
-            let mut flipped = message.clone();
+    let opened = |ring: &[u8], message: &[u8]| {
+        let mut keys = Keyrings::default();
+        keys.add(ring).ok()?;
+        open_simple(&keys, message, now(), Hashes::Strong).ok()
+    };
+    let good = opened(&ring, &message).unwrap();
+    assert_eq!(good.0, key.fingerprint().to_hex());
+    let flips = |bytes: &[u8]| -> Vec<(usize, Vec<u8>)> {
+        let all = (0..bytes.len()).flat_map(|at| [(at, 0x01), (at, 0x80)]);
+        let flip = |(at, mask): (usize, u8)| {
+            let mut flipped = bytes.to_vec();
             flipped[at] ^= mask;
-            // What no signature covers may change: the literal's name and date, unhashed hints.
-            if let Ok((_, payload)) = open_simple(&keys, &flipped, now(), Hashes::Strong) {
-                assert_eq!(payload, good, "byte {at}");
-            }
+            (at, flipped)
+        };
+        all.map(flip).collect()
+    };
+    let signed = place_of(&content, &message);
+    for (at, flipped) in flips(&message) {
+        if let Some(found) = opened(&ring, &flipped) {
+            assert_eq!(found, good, "byte {at} of the message");
+            assert!(!signed.contains(&at), "byte {at} of the content");
         }
     }
+    let signing = signing_pair(&key, now());
+    let points = [key.primary_key().key().mpis(), signing.public().mpis()].map(|mpis| match mpis {
+        PublicKey::EdDSA { q, .. } => place_of(q.value(), &ring),
+        other => panic!("{other:?}"),
+    });
+    for (at, flipped) in flips(&ring) {
+        if let Some(found) = opened(&flipped, &message) {
+            assert_eq!(found, good, "byte {at} of the keyring");
+            let in_key = points.iter().any(|point| point.contains(&at));
+            assert!(!in_key, "byte {at} of a public key");
+        }
+    }
+}
+
+fn place_of(part: &[u8], whole: &[u8]) -> std::ops::Range<usize> {
+    let start = whole.windows(part.len()).position(|found| found == part);
+    let start = start.unwrap();
+    start..start + part.len()
+}
+
+#[test]
+fn a_check_names_the_keys_of_a_ring_that_cannot_sign() {
+    let (good, expired) = (new_key(), key(Some(days(100))));
+    let data = STANDARD.encode(ring(&[&good, &expired]));
+    let requirement = json!({"type": "signedBy", "keyType": "GPGKeys", "keyData": data});
+    let document = json!({"default": [requirement]}).to_string();
+    let check = PolicyCheck::parse(document.as_bytes()).unwrap();
+    let found = check.warnings(&BTreeMap::new(), now());
+    let [warning] = found.as_slice() else {
+        panic!("{found:#?}");
+    };
+    let expected = format!("key {} cannot sign now: ", expired.fingerprint().to_hex());
+    assert!(warning.text().starts_with(&expected), "{warning}");
+    assert!(warning.text().contains("Expired"), "{warning}");
+    assert_eq!(warning.place().path(), "default[0].keyData");
+    let then = now() - days(300);
+    assert_eq!(check.warnings(&BTreeMap::new(), then), []);
 }

@@ -22,6 +22,7 @@ pub(super) enum Refusal {
     TokenNotFound,
     TokenVerifier,
     PolicyDeny,
+    Broken,
     Plugin,
     Jwe,
     PluginNotFound {
@@ -56,6 +57,7 @@ impl Refusal {
             Self::TokenNotFound => error(401, "TokenNotFound", "Attestation Token not found"),
             Self::TokenVerifier => error(401, "TokenVerifierError", "Token Verifier error"),
             Self::PolicyDeny => error(401, "PolicyDeny", "Access denied by policy"),
+            Self::Broken => plain(503, String::new()),
             Self::Plugin => error(401, "PluginInternalError", "Plugin internal error"),
             Self::Jwe => error(401, "JweError", "JWE failed"),
             Self::PluginNotFound { name } => {

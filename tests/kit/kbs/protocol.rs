@@ -118,6 +118,9 @@ impl Server {
         if state.denied.contains(path) {
             return Err(Refusal::PolicyDeny);
         }
+        if state.broken.contains(path) {
+            return Err(Refusal::Broken);
+        }
         let content = self.content(&state, path).ok_or(Refusal::Plugin)?;
         seal::seal(&key, &content)
             .map(answer::json)

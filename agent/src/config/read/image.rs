@@ -3,6 +3,8 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use policy::Lookaside;
+
 use super::Reader;
 use crate::config::environment::{REGISTRY_CREDENTIALS, variable};
 use crate::config::{
@@ -80,10 +82,16 @@ impl Reader<'_> {
         }
         match (uri, inline) {
             (Some(uri), _) => Ok(PolicySource::Uri(uri)),
-            (None, Some(text)) => text.parse(|text| match policy::Policy::parse(text.as_bytes()) {
-                Ok(_) => Ok(PolicySource::Inline(text.to_owned())),
-                Err(error) => Err(Fault::Policy(error)),
-            }),
+            (None, Some(text)) => {
+                let parse = |text: &str| policy::Policy::parse(text.as_bytes());
+                let inline = PolicySource::Inline(text.value.to_owned());
+                let policy = text.parse(|text| parse(text).map_err(Fault::Policy))?;
+                let said = policy.warnings().iter();
+                self.warnings.extend(said.map(|warning| Warning::Policy {
+                    text: warning.to_string(),
+                }));
+                Ok(inline)
+            }
             (None, None) => {
                 let mut hint = POLICY_HINT.to_owned();
                 if self.command_line.has(POLICY_PARAMETER) {
@@ -104,7 +112,12 @@ impl Reader<'_> {
                 }
                 Some(Source::Uri(uri))
             }
-            (None, Some(text)) => Some(Source::Inline(text.value.to_owned())),
+            (None, Some(text)) => {
+                let inline = Source::Inline(text.value.to_owned());
+                let parse = |text: &str| Lookaside::parse([("sigstore_config", text.as_bytes())]);
+                text.parse(|text| parse(text).map_err(Fault::Lookaside))?;
+                Some(inline)
+            }
             (None, None) => None,
         };
         Ok(source)
@@ -214,7 +227,7 @@ fn boolean(text: &str) -> Result<bool, Fault> {
 const WORK_DIR: &str = "/run/kata-containers/image/";
 const VERIFICATION_PARAMETER: &str = "agent.enable_signature_verification";
 const POLICY_PARAMETER: &str = "agent.image_policy_file";
-const IMAGE_PARAMETERS: [&str; 6] = [
+pub(super) const IMAGE_PARAMETERS: [&str; 6] = [
     POLICY_PARAMETER,
     VERIFICATION_PARAMETER,
     "agent.image_registry_auth",

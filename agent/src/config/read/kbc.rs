@@ -35,7 +35,7 @@ impl Reader<'_> {
     /// `AA_KBC_PARAMS`, else `agent.aa_kbc_params`, else files.
     fn kbc_of_environment(&mut self, own: &Own) -> Result<Kbc, ConfigError> {
         let in_environment = variable(AA_KBC_PARAMS, self.environment.aa_kbc_params.as_ref());
-        let on_command_line = self.command_line.value("agent.aa_kbc_params")?;
+        let on_command_line = self.command_line.value(KBC_PARAMETER)?;
         let Some(found) = in_environment.or(on_command_line) else {
             return self.offline();
         };
@@ -138,5 +138,6 @@ impl Reader<'_> {
     }
 }
 
+pub(super) const KBC_PARAMETER: &str = "agent.aa_kbc_params";
 const CC_KBC: &str = "cc_kbc";
 const OFFLINE_FS_KBC: &str = "offline_fs_kbc";

@@ -42,6 +42,23 @@ fn kbc_comes_from_the_file_else_the_environment_else_the_command_line_else_files
 }
 
 #[test]
+fn a_misspelled_parameter_of_the_kernel_is_warned_of() {
+    let line = "quiet agent.log=debug agent.aa_kbc_param=cc_kbc::https://kbs agent.http-proxy=x";
+    let (_, warnings) = Config::parse("", &booted_with(line)).unwrap();
+    let said: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        said.get(1..).unwrap_or_default(),
+        [
+            "kernel command line: agent.aa_kbc_param has no effect, did you mean \
+             \"agent.aa_kbc_params\"?",
+            "kernel command line: agent.http-proxy has no effect, did you mean \
+             \"agent.http_proxy\"?",
+        ],
+        "{said:?}"
+    );
+}
+
+#[test]
 fn variables_of_today_take_effect() {
     let environment = Environment {
         aa_socket: Some("unix:///run/other.sock".to_owned()),
