@@ -13,6 +13,7 @@ mod concurrent;
 mod config;
 mod denied;
 mod extension;
+mod guide;
 mod hostile;
 mod kbs_use;
 mod layering;
