@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use thiserror::Error;
 
 use crate::digest::Digest;
+use crate::printable::printable;
 use crate::reference::ImageRef;
 use crate::yaml::{Yaml, YamlProblem};
 
@@ -137,7 +138,7 @@ pub enum LookasideProblem {
     #[error("{0}")]
     Yaml(#[from] YamlProblem),
     /// A value has another type.
-    #[error("{key} should be {expected}")]
+    #[error("{} should be {expected}", printable(key))]
     Type {
         /// The key.
         key: String,
@@ -145,7 +146,7 @@ pub enum LookasideProblem {
         expected: &'static str,
     },
     /// A namespace is in two files.
-    #[error("{namespace} is already in another file")]
+    #[error("{} is already in another file", printable(namespace))]
     Twice {
         /// The namespace.
         namespace: String,
@@ -234,6 +235,14 @@ mod tests {
         assert_eq!(Lookaside::signature(&base, &subject, 2), expected);
         let other: ImageRef = "example.org/app:1".parse().unwrap();
         assert_eq!(lookaside.base(&other), None);
+    }
+
+    /// Found by fuzzing.
+    #[test]
+    fn a_fault_is_told_in_one_line() {
+        let error = parse(&[("a.yaml", "docker:\n \"a\\x12b\": 1\n")]).unwrap_err();
+        let text = error.to_string();
+        assert!(text.ends_with("a b should be a mapping"), "{text}");
     }
 
     #[test]

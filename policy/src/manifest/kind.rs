@@ -5,6 +5,7 @@ use super::{
 };
 use crate::descriptor::refuse_other_spellings;
 use crate::json::{Json, Members, Node};
+use crate::printable::printable;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -36,7 +37,7 @@ impl Kind {
             .into_iter()
             .find(|kind| kind.media_type() == media_type);
         known.ok_or_else(|| {
-            let found = media_type.to_owned();
+            let found = printable(&media_type);
             if SCHEMA1.contains(&media_type) {
                 ManifestError::Schema1 { media_type: found }
             } else {
@@ -88,7 +89,7 @@ pub(super) fn read<'r>(
             let header = kind.media_type().to_owned();
             return Err(ManifestError::TypeDisagrees {
                 header,
-                body: body.to_owned(),
+                body: printable(&body),
             });
         }
         // Schema 2 has it as a required member.

@@ -105,6 +105,20 @@ fn a_document_has_one_type_that_header_and_body_agree_on() {
     );
 }
 
+/// Found by fuzzing: such a type went into errors, and so into logs, as it was.
+#[test]
+fn a_type_that_nobody_knows_is_quoted_in_one_line_and_cut() {
+    let odd = format!("application\u{7f}vnd\n{}", "x".repeat(5_000));
+    let manifest = json!({"schemaVersion": 2, "mediaType": odd});
+    for content_type in [None, Some(OCI_MANIFEST)] {
+        let text = refusal(content_type, &manifest).to_string();
+        assert!(
+            text.contains("application vnd x") && text.len() < 600,
+            "{text}"
+        );
+    }
+}
+
 #[test]
 fn refuses_keys_that_another_parser_would_read() {
     let rows = [
