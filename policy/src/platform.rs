@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::printable::printable;
+
 /// An operating system, an architecture and maybe a variant, in Go's words (OCI image-index.md).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Platform {
@@ -63,16 +65,28 @@ impl Platform {
 
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
-        self.variant
-            .as_ref()
-            .map_or(Ok(()), |variant| write!(f, "/{variant}"))
+        let variant = self.variant.iter().flat_map(|variant| ["/", variant]);
+        let parts = [&self.os, "/", &self.architecture].into_iter();
+        f.write_str(&printable(&parts.chain(variant).collect::<String>()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Found by fuzzing: what an index or a config says is a stranger's.
+    #[test]
+    fn is_told_in_one_line() {
+        let mut platform = Platform {
+            os: "li\u{7f}nux".to_owned(),
+            architecture: "arm64\n".to_owned(),
+            variant: None,
+        };
+        assert_eq!(platform.to_string(), "li nux/arm64 ");
+        platform.variant = Some("v8".to_owned());
+        assert_eq!(platform.to_string(), "li nux/arm64 /v8");
+    }
 
     #[test]
     fn prefers_the_wanted_variant_then_older_ones_then_none() {

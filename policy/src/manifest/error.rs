@@ -5,6 +5,7 @@ use thiserror::Error;
 use crate::digest::{Digest, DigestError};
 use crate::json::{JsonError, Place};
 use crate::platform::Platform;
+use crate::printable::printable;
 
 /// No entry of an index is for the platform wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -116,7 +117,10 @@ pub enum ManifestError {
         digest: Digest,
     },
     /// A layer is encrypted.
-    #[error("layer {index} is encrypted ({media_type}), which is not supported")]
+    #[error(
+        "layer {index} is encrypted ({}), which is not supported",
+        printable(media_type)
+    )]
     EncryptedLayer {
         /// Which layer, from 0 at the bottom.
         index: usize,
@@ -124,7 +128,10 @@ pub enum ManifestError {
         media_type: String,
     },
     /// A layer is to be fetched from elsewhere than the registry.
-    #[error("layer {index} ({media_type}) is to be fetched from a foreign address")]
+    #[error(
+        "layer {index} ({}) is to be fetched from a foreign address",
+        printable(media_type)
+    )]
     ForeignLayer {
         /// Which layer, from 0 at the bottom.
         index: usize,
@@ -145,9 +152,6 @@ fn list(platforms: &[Platform]) -> String {
     if platforms.is_empty() {
         return "none".to_owned();
     }
-    platforms
-        .iter()
-        .map(Platform::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
+    let all: Vec<_> = platforms.iter().map(Platform::to_string).collect();
+    printable(&all.join(", "))
 }
