@@ -5,8 +5,10 @@ SHELL := /bin/bash
 CARGO ?= cargo
 # Vectors of the reference implementations, where a checkout has them beside it.
 VECTORS ?= ../shared/conformance
+FUZZ_SECONDS ?= 60
+TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help setup build demo test lint fmt deny proto conformance bench doc ci clean
+.PHONY: help setup build demo test lint fmt deny proto conformance fuzz-smoke fuzz bench doc ci clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -16,6 +18,8 @@ setup: ## install the Debian packages that demo and tests use (needs root only i
 
 build: ## build everything, unoptimised
 	$(CARGO) build --locked --workspace --bins
+# Programs are built with the whole workspace, not by `cargo run -p`: the selection decides the
+# features of dependencies, and with other features most of them are built once more.
 
 demo: setup build ## pull a signed image through the daemon, see an unsigned one refused
 	@tests/demo.sh
@@ -34,26 +38,47 @@ deny: ## licences, sources, banned and duplicate crates
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny --all-features check bans licenses sources
 
-proto: ## regenerate agent/src/generated from agent/proto
-	$(CARGO) run --locked --quiet -p e2e --bin proto
+proto: build ## regenerate agent/src/generated from agent/proto
+	@$(TARGET)/debug/proto
 
 .PHONY: proto-check
-proto-check:
-	$(CARGO) run --locked --quiet -p e2e --bin proto -- --check
+proto-check: build
+	@$(TARGET)/debug/proto --check
 
 conformance: ## the reference implementations' vectors: make conformance VECTORS=DIR
-	$(CARGO) run --locked --quiet -p policy --example conformance -- $(VECTORS)
-	$(CARGO) run --locked --quiet -p kbs-client --example vectors -- $(VECTORS)/../vectors/kbs.json
+	$(CARGO) build --locked --quiet --workspace --examples
+	@$(TARGET)/debug/examples/conformance $(VECTORS)
+	@$(TARGET)/debug/examples/vectors $(VECTORS)/../vectors/kbs.json
+
+# With a seed, so that a change is judged by what it changes and not by chance.
+fuzz-smoke: setup ## every fuzz target for 5 s
+	@fuzz/run.sh 5 1
+
+fuzz: setup ## every fuzz target for a minute: make fuzz FUZZ_SECONDS=600
+	@fuzz/run.sh $(FUZZ_SECONDS)
 
 bench: ## measure against skopeo+umoci, podman and the floor (minutes; see docs/performance.md)
 	@tests/setup.sh podman
-	$(CARGO) build --locked --release --bins
-	target/release/bench $(BENCH)
+	$(CARGO) build --locked --release --workspace --bins --example decide_bench
+	$(TARGET)/release/examples/decide_bench
+	$(TARGET)/release/bench $(BENCH)
+
+# The release of cosign that `make interop` checks against; what is built is kept.
+COSIGN := v3.1.3
+COSIGN_PROGRAM = $(TARGET)/interop/$(COSIGN)/cosign
+
+.PHONY: interop
+interop: setup build $(COSIGN_PROGRAM) ## run docs/policy.md and check against cosign, which go builds once (minutes)
+	@$(TARGET)/debug/interop --cosign $(COSIGN_PROGRAM)
+
+$(COSIGN_PROGRAM):
+	@command -v go >/dev/null || { echo "make interop builds cosign, which needs go" >&2; exit 1; }
+	GOBIN=$(abspath $(@D)) GOFLAGS=-trimpath go install github.com/sigstore/cosign/v3/cmd/cosign@$(COSIGN)
 
 doc: ## the API documentation
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 
-ci: lint test ## what continuous integration runs
+ci: lint test fuzz-smoke ## what continuous integration runs
 	@if [ -d "$(VECTORS)" ]; then $(MAKE) conformance; else echo "no vectors at $(VECTORS): conformance left out"; fi
 
 clean:
