@@ -7,7 +7,9 @@ mod floor;
 mod http;
 mod images;
 mod layer;
+mod linearity;
 mod measure;
+mod plot;
 mod recipe;
 mod registry;
 mod report;
@@ -39,11 +41,15 @@ use crate::tools::{Bench, TOOLS, Tool};
     subcommand_negates_reqs = true,
     args_conflicts_with_subcommands = true
 )]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
 struct Arguments {
     /// Rounds; every tool runs once in each.
     #[arg(long, default_value_t = 5)]
     runs: u32,
-    /// Images, separated by commas [default: small,medium,large1,zstd,many].
+    /// Images, separated by commas [default: small,medium,large1,zstd,many,many-zstd].
     #[arg(long, value_delimiter = ',')]
     images: Vec<String>,
     /// Tools, separated by commas [default: image-agent,skopeo+umoci,podman].
@@ -64,6 +70,9 @@ struct Arguments {
     /// Replace the measured part of docs/performance.md.
     #[arg(long)]
     write_docs: bool,
+    /// Measure only image-agent, on images of growing size, and draw the plots of docs.
+    #[arg(long, conflicts_with_all = ["images", "tools", "check", "write_docs"])]
+    linearity: bool,
     /// Already inside the mount namespace of its own.
     #[arg(long, hide = true)]
     inside: bool,
@@ -124,8 +133,12 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Fault> {
             return Err(Fault::Missing { program, remedy });
         }
     }
-    let recipes = recipe::choose(&arguments.images)?;
-    let tools = choose_tools(&arguments.tools)?;
+    let (images, tools) = if arguments.linearity {
+        (linearity::images(), vec![Tool::ImageAgent])
+    } else {
+        (arguments.images.clone(), choose_tools(&arguments.tools)?)
+    };
+    let recipes = recipe::choose(&images)?;
     keep_to_two_processors()?;
     fs::create_dir_all(&arguments.cache)
         .during(|| format!("creating {}", arguments.cache.display()))?;
@@ -288,6 +301,10 @@ fn publish(arguments: &Arguments, report: &Report) -> Result<ExitCode, Fault> {
     })?;
     fs::write(&arguments.json, json).during(|| format!("writing {}", arguments.json.display()))?;
     writeln!(io::stdout(), "{text}").during(|| "printing the report".to_owned())?;
+    if arguments.linearity {
+        linearity::draw(report, Path::new("docs"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if arguments.write_docs {
         report::write_into(Path::new("docs/performance.md"), &text)?;
     }

@@ -76,7 +76,22 @@ const MEDIUM: Layers = Layers::Each(&[
 
 const LARGE: Layers = Layers::Each(&[plan([60, 850, 16, 2, 0, 0], 1_020_000_000)]);
 
-const MANY: Layers = Layers::Alike(40, plan([20, 220, 5, 5, 5, 1], 4_000_000));
+const MANY: Layers = alike(40);
+
+/// As many layers of one kind.
+const fn alike(count: u32) -> Layers {
+    Layers::Alike(count, plan([20, 220, 5, 5, 5, 1], 4_000_000))
+}
+
+/// One layer of as many small files.
+const fn files(count: u32, bytes: u64) -> Layers {
+    Layers::Alike(1, plan([count / 50, count, 0, 0, 0, 0], bytes))
+}
+
+/// One layer of as many bytes.
+const fn bytes(count: u64) -> Layers {
+    Layers::Alike(1, plan([60, 850, 16, 2, 0, 0], count))
+}
 
 /// Every image that the bench knows; the entries and sizes are those of `docs/performance.md`.
 pub(crate) const RECIPES: &[Recipe] = &[
@@ -85,8 +100,67 @@ pub(crate) const RECIPES: &[Recipe] = &[
     recipe("large1", Compression::Gzip, true, 58, LARGE),
     recipe("zstd", Compression::Zstd, true, 107, MEDIUM),
     recipe("many", Compression::Gzip, true, 107, MANY),
-    recipe("many-zstd", Compression::Zstd, false, 107, MANY),
+    recipe("many-zstd", Compression::Zstd, true, 107, MANY),
     recipe("large1-zstd", Compression::Zstd, false, 58, LARGE),
+    recipe(
+        "files-100k",
+        Compression::Gzip,
+        false,
+        107,
+        files(100_000, 50_000_000),
+    ),
+    recipe(
+        "files-300k",
+        Compression::Gzip,
+        false,
+        107,
+        files(300_000, 150_000_000),
+    ),
+    recipe(
+        "files-600k",
+        Compression::Gzip,
+        false,
+        107,
+        files(600_000, 300_000_000),
+    ),
+    recipe(
+        "files-1m",
+        Compression::Gzip,
+        false,
+        107,
+        files(1_000_000, 500_000_000),
+    ),
+    recipe("layers-10", Compression::Gzip, false, 107, alike(10)),
+    recipe("layers-100", Compression::Gzip, false, 107, alike(100)),
+    recipe("layers-200", Compression::Gzip, false, 107, alike(200)),
+    recipe(
+        "bytes-100m",
+        Compression::Gzip,
+        false,
+        58,
+        bytes(100_000_000),
+    ),
+    recipe(
+        "bytes-500m",
+        Compression::Gzip,
+        false,
+        58,
+        bytes(500_000_000),
+    ),
+    recipe(
+        "bytes-2g",
+        Compression::Gzip,
+        false,
+        58,
+        bytes(2_000_000_000),
+    ),
+    recipe(
+        "bytes-4g",
+        Compression::Gzip,
+        false,
+        58,
+        bytes(4_000_000_000),
+    ),
 ];
 
 const fn recipe(
