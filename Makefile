@@ -8,7 +8,7 @@ VECTORS ?= ../shared/conformance
 FUZZ_SECONDS ?= 60
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help setup build demo test lint fmt deny proto conformance fuzz-smoke fuzz bench doc ci clean
+.PHONY: help setup build demo test soak lint fmt deny proto conformance fuzz-smoke fuzz bench doc ci clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -26,6 +26,9 @@ demo: setup build ## pull a signed image through the daemon, see an unsigned one
 
 test: setup build ## unit tests, then end to end against a real registry, KBS and mounts
 	$(CARGO) test --locked --workspace
+
+soak: setup build ## kill the daemon at 200 random moments of a pull and look what is left (minutes)
+	SOAK_ROUNDS=200 $(CARGO) test --locked --workspace --test e2e -- soak:: --nocapture
 
 lint: fmt deny proto-check ## clippy with warnings denied, format, dependencies, generated code
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings

@@ -14,6 +14,7 @@ pids=()
 clean_up() {
   for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null || true; done
   for bundle in "$dir"/bundle-*; do umount "$bundle/rootfs" 2>/dev/null || true; done
+  umount "$dir/work" 2>/dev/null || true
   rm -rf "$dir"
 }
 trap clean_up EXIT
@@ -93,6 +94,9 @@ pids+=($!)
 wait_for "$dir/kbs.url"
 
 say "3. The daemon, configured as initdata would"
+# Layers are kept only where the host cannot write: in memory, as /run of a guest is.
+mkdir "$dir/work"
+mount -t tmpfs image-agent-demo "$dir/work"
 cat > "$dir/cdh.toml" <<END
 socket = "unix://$dir/cdh.sock"
 [kbc]

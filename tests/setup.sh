@@ -6,7 +6,7 @@ set -euo pipefail
 needed=(
   cc:build-essential cmake:cmake curl:curl openssl:openssl
   docker-registry:docker-registry skopeo:skopeo umoci:umoci gpg:gnupg
-  busybox:busybox-static runc:runc getfattr:attr zstd:zstd
+  busybox:busybox-static runc:runc bsdtar:libarchive-tools getfattr:attr zstd:zstd
 )
 # Further programs, whose packages have their names, are arguments.
 for program in "$@"; do needed+=("$program:$program"); done

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use policy::{Approved, Image};
+use rootfs::Dir;
 use rustix::fs::{fgetxattr, fstatvfs};
 use rustix::io::Errno;
 
@@ -20,14 +21,22 @@ pub(crate) use self::path::{BundlePath, BundlePathError};
 use self::place::Place;
 pub(crate) use self::place::remove_half_made;
 use crate::handle::{is_disk_full, names, open_directory};
-use crate::mount::{Attached, Detached, Lower, MountError, Overlay};
+use crate::mount::{Attached, Detached, Lower, MountError, Overlay, Writable};
 use crate::record::Record;
 use crate::spec::{Spec, SpecError};
 use crate::store::{
-    BundleRecord, OverlayDirectory, Progress, Store, StoreError, StoredLayer, copy_attributes,
-    link_tree,
+    BundleRecord, ChainId, OverlayDirectory, Progress, Store, StoreError, StoredLayer,
+    copy_attributes, link_tree,
 };
 use crate::user::{self, UserError};
+
+/// A bundle to be. As long as it lives nobody removes the layers of its image from the store.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Reservation {
+    overlay: OverlayDirectory,
+    record: BundleRecord,
+}
 
 /// A mounted bundle, taken down when it is dropped without having been delivered.
 #[derive(Debug)]
@@ -122,30 +131,46 @@ pub(crate) fn preflight(store: &Store, path: &BundlePath) -> Result<(), BundleEr
     place::preflight(path, store.root())
 }
 
+/// Writes down, before they are looked for, that the layers of `image` are wanted for a bundle at
+/// `path`. The `decision` is kept with that.
+pub(crate) fn reserve(
+    store: &Store,
+    image: &Approved<Image>,
+    path: &BundlePath,
+    decision: &Record,
+) -> Result<Reservation, BundleError> {
+    let mut record = store.new_record().map_err(store_error)?;
+    path.as_path().clone_into(&mut record.bundle);
+    record.manifest_digest = image.manifest_digest().to_string();
+    record.layers = store.keys_of(image);
+    record.decision = serde_json::to_value(decision).map_err(BundleError::Json)?;
+    let overlay = OverlayDirectory::create(store, &record).map_err(store_error)?;
+    Ok(Reservation { overlay, record })
+}
+
 /// Mounts `layers`, which are those of `image` bottom first, at `<path>/rootfs`, and writes
 /// `<path>/config.json`.
 ///
-/// Every layer has to be the one that `image` names by blob digest and `diff_id`. The `decision`
-/// is kept beside the overlay.
+/// Every layer has to be the one that `image` names by blob digest and `diff_id`.
 pub(crate) fn assemble(
-    store: &Store,
+    reservation: Reservation,
     image: &Approved<Image>,
     layers: &[StoredLayer],
     path: &BundlePath,
-    decision: &Record,
+    volatile: bool,
 ) -> Result<Bundle, BundleError> {
-    check_layers(store, image, layers)?;
+    let Reservation {
+        overlay,
+        mut record,
+    } = reservation;
+    let store = overlay.store().clone();
+    check_layers(&store, image, layers)?;
     let walk = path.walk(store.root())?;
-    let mut record = store.new_record().map_err(store_error)?;
-    path.as_path().clone_into(&mut record.bundle);
     record.made = walk.to_make();
-    record.manifest_digest = image.manifest_digest().to_string();
     record.layers = layers.iter().map(|layer| layer.key().to_owned()).collect();
-    record.decision = serde_json::to_value(decision).map_err(BundleError::Json)?;
-
-    let overlay = OverlayDirectory::create(store, &record).map_err(store_error)?;
+    overlay.write(&record).map_err(store_error)?;
     let mut place = Place::make(path, walk)?;
-    let detached = mount(store, &overlay, layers)?;
+    let detached = mount(&store, &overlay, layers, volatile)?;
     let user = user::resolve(&image.config().config.user, detached.root());
     let user = user.map_err(BundleError::User)?;
     let spec = Spec::new(image.config(), user).map_err(BundleError::Spec)?;
@@ -184,6 +209,15 @@ impl Bundle {
 }
 
 impl BundleError {
+    /// Whether there was no space left for it.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        match self {
+            Self::DiskFull { .. } => true,
+            Self::Store(source) => source.is_disk_full(),
+            _ => false,
+        }
+    }
+
     fn io<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Self + use<'a> {
         move |source| {
             let path = path.to_owned();
@@ -220,8 +254,9 @@ fn check_layers(
             count,
         });
     }
-    for (index, (stored, layer)) in layers.iter().zip(expected).enumerate() {
-        if !store.is_tree_of(stored, &layer) {
+    let chains = ChainId::below_each(image);
+    for (index, ((stored, layer), chain)) in layers.iter().zip(expected).zip(&chains).enumerate() {
+        if !store.is_tree_of(stored, &layer, chain.as_ref()) {
             return Err(BundleError::WrongLayer { index, count });
         }
     }
@@ -232,6 +267,7 @@ fn mount(
     store: &Store,
     directory: &OverlayDirectory,
     layers: &[StoredLayer],
+    volatile: bool,
 ) -> Result<Detached, BundleError> {
     let upper = directory.directory(UPPER).map_err(store_error)?;
     let work = directory.directory("work").map_err(store_error)?;
@@ -246,8 +282,11 @@ fn mount(
     let overlay = Overlay {
         source: &source,
         lowers: &lowers,
-        upper: upper.as_fd(),
-        work: work.as_fd(),
+        writable: Some(Writable {
+            upper: upper.as_fd(),
+            work: work.as_fd(),
+            volatile,
+        }),
     };
     overlay
         .mount(&Lower {
@@ -255,6 +294,64 @@ fn mount(
             name: SCRATCH,
         })
         .map_err(mount_error(directory, lowers.len()))
+}
+
+/// What some layers of an image show together, for as long as it lives; nothing can be changed.
+#[derive(Debug)]
+pub(crate) struct View {
+    // In the order in which they must go.
+    root: Dir,
+    _directory: OverlayDirectory,
+}
+
+impl View {
+    /// What `layers` show, which are bottom first and the first of any image.
+    pub(crate) fn of(store: &Store, layers: &[StoredLayer]) -> Result<Self, BundleError> {
+        let mut record = store.new_record().map_err(store_error)?;
+        record.layers = layers.iter().map(|layer| layer.key().to_owned()).collect();
+        let directory = OverlayDirectory::create(store, &record).map_err(store_error)?;
+        directory.directory(SCRATCH).map_err(store_error)?;
+        let root = Self::mount(store, &directory, layers)?;
+        Ok(Self {
+            root,
+            _directory: directory,
+        })
+    }
+
+    /// The root of what they show.
+    pub(crate) fn root(&self) -> &Dir {
+        &self.root
+    }
+
+    fn mount(
+        store: &Store,
+        directory: &OverlayDirectory,
+        layers: &[StoredLayer],
+    ) -> Result<Dir, BundleError> {
+        let stack = Stack::new(store, directory, layers)?;
+        let lowers = stack.lowers();
+        let open = |error: io::Error| BundleError::io("open", &directory.path())(error);
+        if let [lower] = lowers.as_slice() {
+            // An overlay without a writable part has at least two.
+            let tree = open_directory(lower.parent, lower.name);
+            return tree.map(Dir::from).map_err(|error| open(error.into()));
+        }
+        let source = directory.mount_source();
+        let overlay = Overlay {
+            source: &source,
+            lowers: &lowers,
+            writable: None,
+        };
+        let scratch = Lower {
+            parent: directory.handle(),
+            name: SCRATCH,
+        };
+        let detached = overlay
+            .mount(&scratch)
+            .map_err(mount_error(directory, lowers.len()))?;
+        let root = detached.root().try_clone_to_owned().map_err(open)?;
+        Ok(Dir::from(root))
+    }
 }
 
 /// The directories to mount, topmost first.
@@ -372,7 +469,7 @@ impl<'a> Stack<'a> {
 }
 
 /// Whether whatever lies below the layer is hidden.
-fn is_opaque(tree: BorrowedFd<'_>) -> Result<bool, Errno> {
+pub(crate) fn is_opaque(tree: BorrowedFd<'_>) -> Result<bool, Errno> {
     let mut value = [0_u8; 1];
     match fgetxattr(tree, "trusted.overlay.opaque", &mut value[..]) {
         Ok(_) => Ok(value == *b"y"),

@@ -1,9 +1,11 @@
 //! The command line: a daemon for kata-agent, and the same decisions for people.
 
 mod call;
+mod kbs;
 mod policy_file;
 mod pull;
 mod report;
+mod store;
 
 use std::ffi::OsString;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -67,6 +69,12 @@ enum Command {
     Pull(pull::PullArgs),
     /// Decide whether an image may run and explain why; unpacks nothing
     Verify(pull::VerifyArgs),
+    /// Look after the work directory: what is kept there, and what of it is in use
+    #[command(subcommand)]
+    Store(store::StoreCommand),
+    /// Ask the key broker service, with the evidence that the daemon would use
+    #[command(subcommand)]
+    Kbs(kbs::KbsCommand),
     /// Ask a running daemon to pull an image, as kata-agent does
     Call(call::CallArgs),
 }
@@ -128,6 +136,8 @@ fn run_command(command: Command) -> Exit {
         Command::Policy(command) => policy_file::run(&command),
         Command::Pull(arguments) => pull::pull(&arguments),
         Command::Verify(arguments) => pull::verify(&arguments),
+        Command::Store(command) => store::run(&command),
+        Command::Kbs(command) => kbs::run(&command),
         Command::Call(arguments) => call::call(&arguments),
     }
 }

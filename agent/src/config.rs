@@ -8,9 +8,11 @@ mod document;
 mod effective;
 mod environment;
 mod error;
+mod kbs;
 mod limits;
 mod nearest;
 mod read;
+mod store;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -30,6 +32,8 @@ use crate::registry::Route;
 
 pub use self::environment::Environment;
 pub use self::error::{ConfigError, Fault, Origin, Position};
+pub use self::kbs::KbsSettings;
+pub use self::store::StoreSettings;
 pub use self::warning::Warning;
 
 pub(crate) use self::document::{Document, Found, Section};
@@ -135,16 +139,22 @@ pub struct Proxy {
 /// What is ours alone: the table `[image_agent]`.
 #[derive(Debug, Clone, Default)]
 pub struct Own {
-    /// Who attests to the Key Broker Service; without one it cannot be asked.
+    /// Who attests to the Key Broker Service; found out when it is not said.
     pub attester: Option<AttesterName>,
+    /// How it is asked.
+    pub kbs: KbsSettings,
     /// Refuse a Key Broker Service whose answers can be forged on the way.
     pub require_authenticated_kbs: bool,
     /// Relay every detail of an error to the caller, who is outside of the guest.
     pub verbose_errors: bool,
+    /// Keep layers also where the host can change them after they were proved.
+    pub danger_host_writable_store: bool,
     /// What a layer may cost.
     pub limits: rootfs::Limits,
     /// How long things may take.
     pub timeouts: Timeouts,
+    /// How layers are got and kept.
+    pub store: StoreSettings,
 }
 
 /// Who attests.
@@ -153,6 +163,37 @@ pub struct Own {
 pub enum AttesterName {
     /// Evidence of the sample kind, which proves nothing.
     Sample,
+    /// Intel TDX, through the kernel.
+    Tdx,
+    /// AMD SEV-SNP, through the kernel.
+    Snp,
+    /// The attestation agent of the guest, whatever its evidence.
+    AttestationAgent,
+    /// The attestation agent of the guest, which does the handshake with the service, too.
+    AttestationAgentToken,
+}
+
+impl AttesterName {
+    const ALL: [Self; 5] = [
+        Self::Sample,
+        Self::Tdx,
+        Self::Snp,
+        Self::AttestationAgent,
+        Self::AttestationAgentToken,
+    ];
+    /// In the same order.
+    pub(crate) const NAMES: [&str; 5] = [
+        "sample",
+        "tdx",
+        "snp",
+        "attestation-agent",
+        "attestation-agent-token",
+    ];
+
+    /// Each with the name that a configuration has for it.
+    pub(crate) fn named() -> impl Iterator<Item = (&'static str, Self)> {
+        Self::NAMES.into_iter().zip(Self::ALL)
+    }
 }
 
 /// How long things may take on the way to a registry.

@@ -1,6 +1,7 @@
 //! What can go wrong with a pull: one variant per stage, and the closed list of causes.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use policy::{Denied, Digest};
 
@@ -9,7 +10,7 @@ use crate::config::ConfigError;
 use crate::record::Record;
 use crate::registry::{OpenError, RegistryError};
 use crate::resources::ResourceError;
-use crate::store::StoreError;
+use crate::store::{Amount, Shortage, StoreError, size};
 
 /// A pull that failed. The variant is the stage; the source says what happened there.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +114,27 @@ pub enum Error {
     #[error("store")]
     Store(#[source] StoreError),
 
+    /// The guest is too small for the image, as was seen before anything was fetched.
+    #[error("not enough space for the image: {0}")]
+    NoRoom(Shortage),
+
+    /// The guest turned out to be too small for the image.
+    #[error(
+        "the image needs more than the {} that were free in {} ({file_system})",
+        size(free.bytes),
+        path.display()
+    )]
+    DiskFull {
+        /// What was free before anything was fetched.
+        free: Amount,
+        /// The work directory.
+        path: PathBuf,
+        /// The kind of its file system.
+        file_system: String,
+        /// What there was no space for.
+        source: Box<Error>,
+    },
+
     /// The bundle cannot be assembled.
     #[error("assemble")]
     Assemble(#[source] BundleError),
@@ -138,6 +160,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether there was no space left.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Unpack { source, .. } => matches!(**source, rootfs::Error::NoSpace { .. }),
+            Self::Store(source) => source.is_disk_full(),
+            Self::Assemble(source) => source.is_disk_full(),
+            Self::DiskFull { .. } => true,
+            _ => false,
+        }
+    }
+
     /// The decision record, where the error is one.
     pub fn record(&self) -> Option<Record> {
         match self {

@@ -4,7 +4,6 @@
 //! and the policy refuses with that reason.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
 
 use futures_util::future::join_all;
 use policy::{COSIGN_PAYLOAD, CosignSignature, Descriptor, Digest, Evidence, MAX_MANIFEST_BYTES};
@@ -46,7 +45,7 @@ pub(crate) async fn gather(
     evidence.resources.extend(keys);
     evidence.cosign.extend(signatures);
     evidence.simple.extend(simple);
-    evidence.now = Some(SystemTime::now());
+    evidence.now = Some(resources.now());
     evidence
 }
 

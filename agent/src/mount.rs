@@ -10,8 +10,8 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, StatVfsMountFlags, fstatvfs, openat
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags,
-    UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount, move_mount,
-    open_tree, unmount,
+    UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount,
+    move_mount, open_tree, unmount,
 };
 
 use crate::handle::descriptor_path;
@@ -22,10 +22,19 @@ pub(crate) struct Overlay<'a> {
     pub(crate) source: &'a str,
     /// The layers, topmost first. Handles are opened one at a time, since there may be 500.
     pub(crate) lowers: &'a [Lower<'a>],
-    /// Where changes go. Its attributes become those of the root of the mount.
+    /// Where changes go; without it nothing can be changed, and there have to be two layers.
+    pub(crate) writable: Option<Writable<'a>>,
+}
+
+/// Where changes of an overlay go.
+#[derive(Clone, Copy)]
+pub(crate) struct Writable<'a> {
+    /// The changes. Its attributes become those of the root of the mount.
     pub(crate) upper: BorrowedFd<'a>,
     /// Scratch space of the kernel, on the file system of `upper`.
     pub(crate) work: BorrowedFd<'a>,
+    /// Let what is written get lost when the machine goes down: nothing waits for the disk.
+    pub(crate) volatile: bool,
 }
 
 /// A directory to be a layer: `name` in `parent`.
@@ -111,7 +120,7 @@ impl Overlay<'_> {
             other => other,
         }?;
         let status = fstatvfs(&detached.handle).map_err(refused("describe the overlay"))?;
-        if status.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        if self.writable.is_some() && status.f_flag.contains(StatVfsMountFlags::RDONLY) {
             return Err(MountError::ReadOnly);
         }
         Ok(detached)
@@ -129,8 +138,14 @@ impl Overlay<'_> {
             let handle = lower.open()?;
             set("lowerdir+", &descriptor_path(handle.as_fd()))?;
         }
-        set("upperdir", &descriptor_path(self.upper))?;
-        set("workdir", &descriptor_path(self.work))?;
+        if let Some(writable) = self.writable {
+            set("upperdir", &descriptor_path(writable.upper))?;
+            set("workdir", &descriptor_path(writable.work))?;
+            if writable.volatile {
+                fsconfig_set_flag(context.as_fd(), "volatile")
+                    .map_err(|source| explained("configure the overlay", source, &context))?;
+            }
+        }
         fsconfig_create(context.as_fd())
             .map_err(|source| explained("create the overlay", source, &context))?;
         let handle = fsmount(
@@ -152,12 +167,16 @@ impl Overlay<'_> {
             .iter()
             .map(|handle| descriptor_path(handle.as_fd()))
             .collect();
-        let options = format!(
-            "lowerdir={},upperdir={},workdir={}",
-            paths.join(":"),
-            descriptor_path(self.upper),
-            descriptor_path(self.work)
-        );
+        let lowers = paths.join(":");
+        let options = match self.writable {
+            None => format!("lowerdir={lowers}"),
+            Some(writable) => format!(
+                "lowerdir={lowers},upperdir={},workdir={}{}",
+                descriptor_path(writable.upper),
+                descriptor_path(writable.work),
+                if writable.volatile { ",volatile" } else { "" }
+            ),
+        };
         if options.len() > MAX_OPTIONS {
             return Err(MountError::TooManyLayers {
                 layers: handles.len(),
@@ -342,8 +361,11 @@ mod tests {
             let overlay = Overlay {
                 source: "image-agent:test",
                 lowers: &lowers,
-                upper: upper.as_fd(),
-                work: work.as_fd(),
+                writable: Some(Writable {
+                    upper: upper.as_fd(),
+                    work: work.as_fd(),
+                    volatile: false,
+                }),
             };
             let scratch = Lower {
                 parent: base.as_fd(),
@@ -481,8 +503,11 @@ mod tests {
                 parent: layers.as_fd(),
                 name: "layer0",
             }],
-            upper: upper.as_fd(),
-            work: work.as_fd(),
+            writable: Some(Writable {
+                upper: upper.as_fd(),
+                work: work.as_fd(),
+                volatile: false,
+            }),
         };
         let error = overlay
             .mount(&Lower {

@@ -1,6 +1,7 @@
 //! What a pull tells while it runs.
 
 use std::fmt;
+use std::sync::Arc;
 
 use policy::Digest;
 
@@ -23,12 +24,13 @@ pub enum Progress<'a> {
 }
 
 /// Somebody who listens to the progress of a pull.
-pub struct Listener(Box<dyn Fn(Progress<'_>) + Send + Sync>);
+#[derive(Clone)]
+pub struct Listener(Arc<dyn Fn(Progress<'_>) + Send + Sync>);
 
 impl Listener {
     /// Calls `listen` at every step, from whatever thread the step is taken on.
     pub fn new(listen: impl Fn(Progress<'_>) + Send + Sync + 'static) -> Self {
-        Self(Box::new(listen))
+        Self(Arc::new(listen))
     }
 
     /// Nobody listens.

@@ -6,32 +6,32 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
 use std::sync::Arc;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use kbs_client::Secret;
 use policy::{
-    Approved, Decision, Denied, Digest, Document, Evidence, Image, ImageRef, Layer, Lookaside,
-    Manifest, Needs, Policy,
+    Approved, Decision, Denied, Digest, Document, Evidence, Image, ImageRef, Lookaside, Manifest,
+    Needs, Policy,
 };
 use policy::{MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Platform, Unverified};
-use rootfs::Cancel;
+use rootfs::Budget;
 use serde::Serialize;
 use tracing::{debug, info, warn};
 
 use crate::blocking::blocking;
-use crate::bundle::{self, BundlePath};
+use crate::bundle::{self, BundlePath, Reservation};
 use crate::config::{Config, PolicySource, Source as ConfigSource};
+use crate::documents::Documents;
 use crate::error::Error;
+use crate::layers::{self, Layers};
 use crate::lookaside::Place;
 use crate::progress::{Listener, Progress};
 use crate::record::Record;
 use crate::registries::Registries;
-use crate::registry::{Registry, RegistryError, Source, blob_channel};
+use crate::registry::{Registry, Source};
 use crate::resources::Resources;
 use crate::store::{Store, StoredLayer};
-use crate::{credentials, evidence};
+use crate::{credentials, evidence, room};
 
 /// The agent as configured: everything that a pull needs, shared by all pulls.
 #[derive(Debug)]
@@ -39,6 +39,7 @@ pub struct Agent {
     config: Config,
     resources: Resources,
     registry: Registry,
+    layers: Layers,
 }
 
 /// Why an agent cannot be made from a configuration.
@@ -66,10 +67,12 @@ impl Agent {
     pub fn new(config: Config) -> Result<Self, AgentError> {
         let resources = Resources::new(&config).map_err(AgentError::Kbs)?;
         let registry = Registry::new(config.route());
+        let layers = Layers::new(&config.image_agent);
         Ok(Self {
             config,
             resources,
             registry,
+            layers,
         })
     }
 
@@ -86,7 +89,8 @@ impl Agent {
         listener: &Listener,
     ) -> Result<Pulled, Error> {
         let limit = self.config.image_agent.timeouts.total;
-        let pulling = self.pull_without_deadline(image, bundle, listener);
+        // Boxed: what a pull keeps between its steps is too much to be moved about on stacks.
+        let pulling = Box::pin(self.pull_without_deadline(image, bundle, listener));
         let seconds = limit.as_secs();
         tokio::time::timeout(limit, pulling)
             .await
@@ -103,22 +107,31 @@ impl Agent {
         if !rustix::process::geteuid().is_root() {
             return Err(Error::NotRoot);
         }
-        let (store, bundle) = self.place(bundle).await?;
+        let wanted = self.place(bundle).await?;
         let reference = ImageRef::parse_edge(image).map_err(Error::Reference)?;
-        let (source, manifest) = self.approve(&reference, listener).await?;
-        let image = self.with_config(&source, manifest).await?;
-        let layers = self.layers(&store, &source, &image, listener).await?;
-        self.assemble(store, image, layers, bundle, listener).await
+        let documents = &wanted.documents;
+        let (source, manifest) = self.approve(&reference, documents, listener).await?;
+        let image = self.with_config(&source, manifest, documents).await?;
+        Box::pin(self.deliver(Arc::new(source), image, wanted, listener)).await
     }
 
     /// The store, and the bundle's path as far as it can be judged before there is a bundle.
-    async fn place(&self, bundle: &Path) -> Result<(Store, BundlePath), Error> {
+    async fn place(&self, bundle: &Path) -> Result<Wanted, Error> {
         let work_dir = self.config.image.work_dir.clone();
+        let may_be_writable = self.config.image_agent.danger_host_writable_store;
         let bundle = BundlePath::parse(bundle, &work_dir).map_err(Error::BundlePath)?;
         blocking(move || {
             let store = Store::open(&work_dir).map_err(Error::Store)?;
+            if !may_be_writable {
+                store.require_private().map_err(Error::Store)?;
+            }
             bundle::preflight(&store, &bundle).map_err(Error::BundlePath)?;
-            Ok((store, bundle))
+            let documents = Documents::of(&store);
+            Ok(Wanted {
+                store,
+                bundle,
+                documents,
+            })
         })
         .await
     }
@@ -129,8 +142,9 @@ impl Agent {
         let seconds = limit.as_secs();
         let verifying = async {
             let reference = ImageRef::parse_edge(image).map_err(Error::Reference)?;
-            let (source, manifest) = self.approve(&reference, &Listener::silent()).await?;
-            let image = self.with_config(&source, manifest).await?;
+            let (documents, listener) = (Documents::default(), Listener::silent());
+            let (source, manifest) = self.approve(&reference, &documents, &listener).await?;
+            let image = self.with_config(&source, manifest, &documents).await?;
             Ok(self.record(image.decision()))
         };
         tokio::time::timeout(limit, verifying)
@@ -153,15 +167,23 @@ impl Agent {
         credentials::fetch(&self.resources, &self.config.credentials).await;
     }
 
+    /// Lets what the owner has rotated take effect: forgets what was fetched from the Key Broker
+    /// Service, and fetches the `[[credentials]]` again.
+    pub async fn reload(&self) {
+        self.resources.forget();
+        self.fetch_credentials().await;
+    }
+
     /// From a name to a manifest that the owner's policy approves.
     async fn approve(
         &self,
         reference: &ImageRef,
+        documents: &Documents,
         listener: &Listener,
     ) -> Result<(Source, Approved<Manifest>), Error> {
         let policy = self.policy().await?;
         let source = self.open(reference).await?;
-        let manifest = self.resolve(&source, reference).await?;
+        let manifest = self.resolve(&source, reference, documents).await?;
         listener.tell(Progress::Resolved(manifest.digest()));
         let needs = policy.rules_for(reference).needs(&manifest);
         let lookaside = self.lookaside(&needs).await?;
@@ -272,6 +294,7 @@ impl Agent {
         &self,
         source: &Source,
         reference: &ImageRef,
+        documents: &Documents,
     ) -> Result<Unverified<Manifest>, Error> {
         let served = source
             .manifest(&selector(reference), MAX_MANIFEST_BYTES)
@@ -284,11 +307,17 @@ impl Agent {
             Document::Manifest(manifest) => Ok(manifest),
             Document::Index(index) => {
                 let chosen = index.choose(&Platform::host()).map_err(Error::Platform)?;
+                if let Some(raw) = documents.find(chosen.digest()).await {
+                    let content_type = Some(chosen.media_type());
+                    let instance = index.instance(&chosen, content_type, raw);
+                    return instance.map_err(Error::Manifest);
+                }
                 let digest = chosen.digest().to_string();
                 let served = source
                     .manifest(&digest, MAX_MANIFEST_BYTES)
                     .await
                     .map_err(Error::Resolve)?;
+                documents.note(chosen.digest(), &served.untrusted_bytes);
                 let content_type = served.untrusted_content_type.as_deref();
                 index
                     .instance(&chosen, content_type, served.untrusted_bytes)
@@ -301,114 +330,97 @@ impl Agent {
         &self,
         source: &Source,
         manifest: Approved<Manifest>,
+        documents: &Documents,
     ) -> Result<Approved<Image>, Error> {
         let descriptor = manifest.config().map_err(Error::Manifest)?;
-        let raw = source.small_blob(descriptor, MAX_CONFIG_BYTES).await;
-        manifest
-            .with_config(&raw.map_err(Error::FetchConfig)?)
-            .map_err(Error::Config)
-    }
-
-    /// The layers of `image` in the store, bottom first; several at a time are fetched.
-    async fn layers(
-        &self,
-        store: &Store,
-        source: &Source,
-        image: &Approved<Image>,
-        listener: &Listener,
-    ) -> Result<Vec<StoredLayer>, Error> {
-        let width = self.config.image.max_concurrent_layer_downloads.get();
-        stream::iter(image.layers())
-            .map(|layer| self.layer(store, source, layer, listener))
-            .buffered(width)
-            .try_collect()
-            .await
-    }
-
-    /// One layer: from the store if it is there, else fetched, unpacked aside and published.
-    async fn layer(
-        &self,
-        store: &Store,
-        source: &Source,
-        layer: Approved<Layer>,
-        listener: &Listener,
-    ) -> Result<StoredLayer, Error> {
-        let digest = *layer.blob().digest();
-        let (layer, stored) = look_up(store.clone(), layer).await;
-        if let Some(stored) = stored? {
-            listener.tell(Progress::LayerReady(&digest));
-            return Ok(stored);
+        if let Some(raw) = documents.find(descriptor.digest()).await {
+            return manifest.with_config(&raw).map_err(Error::Config);
         }
-        listener.tell(Progress::LayerStarted(&digest, layer.blob().size()));
-        let descriptor = layer.blob().clone();
-        let (sender, reader) = blob_channel();
-        let received = |count| listener.tell(Progress::LayerReceived(&digest, count));
-        let fetching = source.blob(&descriptor, sender, received);
-        let unpacking = self.unpack(store.clone(), layer, reader);
-        let stored = match fetch_and_unpack(fetching, unpacking).await {
-            (Err(source), _) => Err(Error::Fetch {
-                layer: digest,
-                source,
-            }),
-            (Ok(()), unpacked) => unpacked,
-        }?;
-        listener.tell(Progress::LayerReady(&digest));
-        Ok(stored)
+        let raw = source.small_blob(descriptor, MAX_CONFIG_BYTES).await;
+        let raw = raw.map_err(Error::FetchConfig)?;
+        documents.note(descriptor.digest(), &raw);
+        manifest.with_config(&raw).map_err(Error::Config)
     }
 
-    async fn unpack(
+    /// Gets the layers and mounts them; once more if unused layers of others were in the way.
+    async fn deliver(
         &self,
-        store: Store,
-        layer: Approved<Layer>,
-        blob: crate::registry::BlobReader,
-    ) -> Result<StoredLayer, Error> {
-        let limits = self.config.image_agent.limits.clone();
-        let cancel = Arc::new(Cancel::new());
-        // Dropping this future must end the work at its next entry, not at its next wait for bytes.
-        let _cancelled_when_dropped = CancelOnDrop(Arc::clone(&cancel));
-        blocking(move || {
-            let staging = store.stage().map_err(Error::Store)?;
-            let unpacked = rootfs::unpack(&layer, blob, &staging, &limits, &cancel);
-            let unpacked = unpacked.map_err(|source| {
-                let layer = *layer.blob().digest();
-                Error::Unpack {
-                    layer,
-                    source: Box::new(source),
-                }
-            })?;
-            store
-                .publish(&layer, staging, unpacked)
-                .map_err(Error::Store)
+        source: Arc<Source>,
+        image: Approved<Image>,
+        wanted: Wanted,
+        listener: &Listener,
+    ) -> Result<Pulled, Error> {
+        let image = Arc::new(image);
+        let under_way = self.layers.under_way(&wanted.store, &image)?;
+        let free = room::make(&wanted.store, &image, under_way).await?;
+        let mut has_made_room = false;
+        loop {
+            let result = self.fill(&source, &image, &wanted, listener).await;
+            let error = match result {
+                Err(error) if error.is_disk_full() => error,
+                other => return other,
+            };
+            if has_made_room || !room::make_all(&wanted.store, &image).await? {
+                return Err(room::was_too_small(&wanted.store, free, error));
+            }
+            has_made_room = true;
+        }
+    }
+
+    async fn fill(
+        &self,
+        source: &Arc<Source>,
+        image: &Arc<Approved<Image>>,
+        wanted: &Wanted,
+        listener: &Listener,
+    ) -> Result<Pulled, Error> {
+        let record = self.record(image.decision());
+        let (store, path) = (wanted.store.clone(), wanted.bundle.clone());
+        let (reserved, kept) = (Arc::clone(image), record.clone());
+        let reservation = blocking(move || bundle::reserve(&store, &reserved, &path, &kept)).await;
+        let reservation = reservation.map_err(Error::Assemble)?;
+        let pull = layers::Pull {
+            store: &wanted.store,
+            source,
+            budget: &Arc::new(Budget::new(self.config.image_agent.limits.clone())),
+            listener,
+        };
+        let width = self.config.image.max_concurrent_layer_downloads;
+        let layers = self.layers.get_all(&pull, image, width).await?;
+        self.assemble(reservation, Arc::clone(image), layers, wanted, listener)
+            .await?;
+        Ok(Pulled {
+            manifest_digest: *image.manifest_digest(),
+            bundle: wanted.bundle.as_path().to_owned(),
+            decision: record,
         })
-        .await
     }
 
     async fn assemble(
         &self,
-        store: Store,
-        image: Approved<Image>,
+        reservation: Reservation,
+        image: Arc<Approved<Image>>,
         layers: Vec<StoredLayer>,
-        path: BundlePath,
+        wanted: &Wanted,
         listener: &Listener,
-    ) -> Result<Pulled, Error> {
-        let bundle = path.as_path().to_owned();
+    ) -> Result<(), Error> {
+        let Wanted {
+            bundle, documents, ..
+        } = wanted.clone();
+        let volatile = self.config.image_agent.store.volatile;
         let manifest_digest = *image.manifest_digest();
-        let record = self.record(image.decision());
-        let kept = record.clone();
         // Were this future dropped while the blocking part runs, the bundle that it returns would
         // be dropped undelivered, and so be taken down again.
-        let assembled =
-            blocking(move || bundle::assemble(&store, &image, &layers, &path, &kept)).await;
-        assembled
-            .and_then(bundle::Bundle::deliver)
-            .map_err(Error::Assemble)?;
+        let assembled = blocking(move || {
+            let assembled = bundle::assemble(reservation, &image, &layers, &bundle, volatile)?;
+            documents.keep();
+            Ok(assembled)
+        });
+        let delivered = assembled.await.and_then(bundle::Bundle::deliver);
+        delivered.map_err(Error::Assemble)?;
         listener.tell(Progress::Mounted);
-        info!(digest = %manifest_digest, bundle = %bundle.display(), "mounted");
-        Ok(Pulled {
-            manifest_digest,
-            bundle,
-            decision: record,
-        })
+        info!(digest = %manifest_digest, bundle = %wanted.bundle.as_path().display(), "mounted");
+        Ok(())
     }
 }
 
@@ -423,52 +435,13 @@ async fn decide(
     blocking(move || policy.rules_for(&reference).decide(manifest, &evidence)).await
 }
 
-/// The layer in the store, off the async threads: the store waits for locks.
-async fn look_up(
+/// Where a bundle goes, and what it is made from.
+#[derive(Debug, Clone)]
+struct Wanted {
     store: Store,
-    layer: Approved<Layer>,
-) -> (Approved<Layer>, Result<Option<StoredLayer>, Error>) {
-    blocking(move || {
-        let stored = store.layer(&layer).map_err(Error::Store);
-        (layer, stored)
-    })
-    .await
+    bundle: BundlePath,
+    documents: Documents,
 }
-
-/// Runs both ends of a layer's pipe and returns what is to be told.
-///
-/// A fetch that failed is the cause, and that the unpacker then saw half a blob is not. But an
-/// unpacker that refuses what it has seen ends the fetch, however long that would go on.
-async fn fetch_and_unpack<T>(
-    fetching: impl Future<Output = Result<(), RegistryError>>,
-    unpacking: impl Future<Output = Result<T, Error>>,
-) -> (Result<(), RegistryError>, Result<T, Error>) {
-    let (mut fetching, mut unpacking) = (pin!(fetching), pin!(unpacking));
-    tokio::select! {
-        fetched = &mut fetching => {
-            let unpacked = unpacking.await;
-            (fetched, unpacked)
-        }
-        unpacked = &mut unpacking => {
-            let is_short_of_bytes = matches!(
-                &unpacked,
-                Err(Error::Unpack { source, .. }) if matches!(**source, rootfs::Error::Read(_))
-            );
-            let fetched = if is_short_of_bytes { fetching.await } else { Ok(()) };
-            (fetched, unpacked)
-        }
-    }
-}
-
-/// Cancels an unpacking whose pull has gone.
-struct CancelOnDrop(Arc<Cancel>);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.request();
-    }
-}
-
 /// What the registry is asked for: the digest where there is one, else the tag.
 fn selector(reference: &ImageRef) -> String {
     match (reference.digest(), reference.tag()) {

@@ -2,29 +2,37 @@
 //!
 //! `kbs://` comes from the Key Broker Service by attested requests, `file://` and bare paths from
 //! the guest's own measured files. Nothing is kept on disk, and nothing is kept in memory either:
-//! every pull asks again, so that a rotated policy or key takes effect with the next pull.
+//! every pull asks again, so that a rotated policy or key takes effect with the next pull, unless
+//! the configuration gives it time; then `SIGHUP` ends that time.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use kbs_client::{Attester, KbsClient, KbsConfig, OfflineFs, ResourceUri, SampleAttester, Secret};
+use kbs_client::{
+    AttestationAgent, DetectedAttester, InitData, InitDataError, KbsClient, KbsConfig, OfflineFs,
+    ResourceUri, SampleAttester, Secret, TsmAttester, TsmProvider, TsmSettings,
+};
+use policy::Digest;
+use url::Url;
 use zeroize::Zeroizing;
 
 use crate::blocking::blocking;
-use crate::config::{AttesterName, Config, Kbc};
+use crate::config::{AttesterName, Config, Kbc, Own, PolicySource};
 
 /// Where resources come from, for the life of the process.
 #[derive(Debug)]
 pub(crate) struct Resources {
     kbs: Kbs,
+    /// Location of the policy, and the only ones that it may be.
+    accepted: Option<(String, Vec<Digest>)>,
 }
 
 #[derive(Debug)]
 enum Kbs {
     Remote(KbsClient),
     Offline(Vec<PathBuf>),
-    NoAttester,
 }
 
 /// A resource that could not be had.
@@ -47,14 +55,14 @@ pub enum ResourceError {
         source: kbs_client::UriError,
     },
 
-    /// No attester is configured, so that no Key Broker Service can be asked.
-    #[error(
-        "{location}: no attester is configured; set `attester` in the table [image_agent] \
-         (this version knows \"sample\", which proves nothing and is for trying things out)"
-    )]
-    NoAttester {
+    /// The policy is none of those that the measured configuration accepts: an old one, or one
+    /// that it has not been told of yet.
+    #[error("{location}: {found} is not in image_agent.kbs.accepted_policies")]
+    NotAccepted {
         /// The location as it was written.
         location: String,
+        /// The digest of what was fetched.
+        found: Digest,
     },
 
     /// The Key Broker Service refused or could not be asked.
@@ -100,18 +108,41 @@ impl Resources {
                 let usual = OfflineFs::DEFAULT_FILES.iter().map(PathBuf::from);
                 Kbs::Offline(usual.chain(extra_files.iter().cloned()).collect())
             }
-            Kbc::Kbs { url, certificates } => match config.image_agent.attester {
-                None => Kbs::NoAttester,
-                Some(AttesterName::Sample) => {
-                    let attester: Arc<dyn Attester> = Arc::new(SampleAttester);
-                    let mut settings = KbsConfig::new(url.clone());
-                    let roots = certificates.iter().map(|pem| pem.clone().into_bytes());
-                    settings.root_certificates.extend(roots);
-                    Kbs::Remote(KbsClient::new(settings, attester)?)
-                }
-            },
+            Kbc::Kbs { url, certificates } => {
+                let settings = settings(url, certificates.as_deref(), &config.image_agent)?;
+                Kbs::Remote(client(settings, config)?)
+            }
         };
-        Ok(Self { kbs })
+        let accepted = config.image_agent.kbs.accepted_policies.clone();
+        let accepted = match &config.image.policy {
+            PolicySource::Uri(location) if !accepted.is_empty() => {
+                Some((location.clone(), accepted))
+            }
+            _ => None,
+        };
+        Ok(Self { kbs, accepted })
+    }
+
+    /// The client of the Key Broker Service, unless files stand for it.
+    pub(crate) fn client(&self) -> Option<&KbsClient> {
+        match &self.kbs {
+            Kbs::Remote(client) => Some(client),
+            Kbs::Offline(_) => None,
+        }
+    }
+
+    /// Forgets what was fetched, so that what was rotated takes effect with the next pull.
+    pub(crate) fn forget(&self) {
+        if let Some(client) = self.client() {
+            client.forget_resources();
+        }
+    }
+
+    /// What time it is at least: the host can set our clock back, but not before our own making,
+    /// nor before what an authenticated Key Broker Service has said.
+    pub(crate) fn now(&self) -> SystemTime {
+        let clock = SystemTime::now().max(made());
+        self.client().map_or(clock, KbsClient::now)
     }
 
     /// Whether what comes from the Key Broker Service is known to come from it. Over plain http
@@ -119,27 +150,38 @@ impl Resources {
     pub(crate) fn kbs_authenticated(&self) -> bool {
         match &self.kbs {
             Kbs::Remote(client) => client.authenticated(),
-            Kbs::Offline(_) | Kbs::NoAttester => true,
+            Kbs::Offline(_) => true,
         }
     }
 
     /// The resource at `location`: `kbs:///repository/type/tag`, `file:///path` or `/path`.
     pub(crate) async fn fetch(&self, location: &str) -> Result<Secret, ResourceError> {
-        match Location::parse(location)? {
+        let secret = match Location::parse(location)? {
             Location::Kbs(uri) => self.fetch_kbs(location, &uri).await,
             Location::File(path) => read_file(location, path).await,
+        }?;
+        self.check_accepted(location, &secret)?;
+        Ok(secret)
+    }
+
+    fn check_accepted(&self, location: &str, content: &Secret) -> Result<(), ResourceError> {
+        let Some((policy, accepted)) = &self.accepted else {
+            return Ok(());
+        };
+        let content = content.expose();
+        if location != policy || accepted.iter().any(|digest| digest.matches(content)) {
+            return Ok(());
         }
+        Err(ResourceError::NotAccepted {
+            location: location.to_owned(),
+            found: Digest::sha256_of(content),
+        })
     }
 
     async fn fetch_kbs(&self, location: &str, uri: &ResourceUri) -> Result<Secret, ResourceError> {
         let answer = match &self.kbs {
             Kbs::Remote(client) => client.resource(uri).await,
             Kbs::Offline(files) => offline(files.clone(), uri.clone()).await,
-            Kbs::NoAttester => {
-                return Err(ResourceError::NoAttester {
-                    location: location.to_owned(),
-                });
-            }
         };
         answer.map_err(|source| ResourceError::Kbs {
             location: location.to_owned(),
@@ -147,6 +189,68 @@ impl Resources {
         })
     }
 }
+
+/// How the service at `url` is reached.
+fn settings(
+    url: &Url,
+    certificates: Option<&str>,
+    own: &Own,
+) -> Result<KbsConfig, kbs_client::ConfigError> {
+    let kbs = &own.kbs;
+    let mut settings = KbsConfig::new(url.clone());
+    let roots = certificates.map(|pem| pem.as_bytes().to_vec());
+    settings.root_certificates.extend(roots);
+    settings.trust = kbs.trust;
+    settings.proof = kbs.proof;
+    settings.tee_key = kbs.tee_key;
+    settings.freshness = kbs.freshness;
+    settings.timeouts = kbs.timeouts;
+    settings.proxy.clone_from(&kbs.proxy);
+    settings.not_before = made();
+    settings.init_data = match &kbs.init_data {
+        None => InitData::read(Path::new(InitData::DEFAULT_FILE))?,
+        Some(file) => Some(InitData::read(file)?.ok_or_else(|| InitDataError::missing(file))?),
+    };
+    Ok(settings)
+}
+
+fn client(settings: KbsConfig, config: &Config) -> Result<KbsClient, kbs_client::ConfigError> {
+    let own = &config.image_agent;
+    let agent = AttestationAgent::new(&config.aa_socket);
+    let kernel = |provider| {
+        let mut settings = TsmSettings::default();
+        settings.provider = provider;
+        if let Some(folder) = &own.kbs.configfs_tsm {
+            settings.folder.clone_from(folder);
+        }
+        TsmAttester::new(settings)
+    };
+    match own.attester {
+        None => {
+            let detected = DetectedAttester::new(agent, kernel(None));
+            KbsClient::new(settings, Arc::new(detected))
+        }
+        Some(AttesterName::Sample) => KbsClient::new(settings, Arc::new(SampleAttester)),
+        Some(AttesterName::Tdx) => {
+            KbsClient::new(settings, Arc::new(kernel(Some(TsmProvider::Tdx))))
+        }
+        Some(AttesterName::Snp) => {
+            KbsClient::new(settings, Arc::new(kernel(Some(TsmProvider::Snp))))
+        }
+        Some(AttesterName::AttestationAgent) => KbsClient::new(settings, Arc::new(agent)),
+        Some(AttesterName::AttestationAgentToken) => KbsClient::with_agent_tokens(settings, agent),
+    }
+}
+
+/// When this program was made, if its builder has said so (`SOURCE_DATE_EPOCH`), else when its
+/// source was: it cannot be earlier now.
+fn made() -> SystemTime {
+    let said = option_env!("SOURCE_DATE_EPOCH").and_then(|seconds| seconds.parse().ok());
+    SystemTime::UNIX_EPOCH + Duration::from_secs(said.unwrap_or(SOURCE_DATE))
+}
+
+/// 2026-11-22.
+const SOURCE_DATE: u64 = 1_795_305_600;
 
 /// The files are read anew each time: what a guest builder changes takes effect at once.
 async fn offline(files: Vec<PathBuf>, uri: ResourceUri) -> Result<Secret, kbs_client::Error> {
@@ -219,7 +323,34 @@ mod tests {
 
     fn offline() -> Resources {
         Resources {
-            kbs: Kbs::NoAttester,
+            kbs: Kbs::Offline(Vec::new()),
+            accepted: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn policy_that_the_configuration_does_not_accept_is_refused_by_its_digest() {
+        let folder = tempfile::tempdir().unwrap();
+        let document = folder.path().join("policy.json").display().to_string();
+        let other = folder.path().join("key.pem").display().to_string();
+        std::fs::write(&document, b"{}").unwrap();
+        std::fs::write(&other, b"key").unwrap();
+        let mut resources = offline();
+        for (accepted, expected) in [
+            (Digest::sha256_of(b"{}"), true),
+            (Digest::of(policy::Algorithm::Sha512, b"{}"), true),
+            (Digest::sha256_of(b"{ }"), false),
+        ] {
+            resources.accepted = Some((document.clone(), vec![accepted]));
+            match resources.fetch(&document).await {
+                Ok(_) => assert!(expected, "{accepted}"),
+                Err(ResourceError::NotAccepted { found, .. }) => {
+                    assert!(!expected, "{accepted}");
+                    assert_eq!(found, Digest::sha256_of(b"{}"));
+                }
+                Err(error) => panic!("{error:?}"),
+            }
+            assert_eq!(resources.fetch(&other).await.unwrap().expose(), b"key");
         }
     }
 
@@ -256,7 +387,7 @@ mod tests {
         ));
         assert!(matches!(
             offline().fetch("kbs:///a/b/c").await,
-            Err(ResourceError::NoAttester { .. })
+            Err(ResourceError::Kbs { .. })
         ));
     }
 

@@ -12,10 +12,10 @@ use ttrpc::asynchronous::transport::Listener;
 
 use crate::config::{Config, ConfigError, Environment};
 use crate::error::chain;
-use crate::logging;
 use crate::pull::Agent;
 use crate::service::{self, Backend};
 use crate::socket::{self, SocketError};
+use crate::{logging, memory};
 
 /// What to do when the configuration is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +61,7 @@ pub fn serve(file: Option<&Path>, broken: OnMisconfiguration) -> Result<(), Serv
             (Config::socket_of_broken(file), Backend::Misconfigured(text))
         }
     };
+    memory::protect();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -88,13 +89,13 @@ fn configure(
 
 async fn run(path: PathBuf, backend: Backend) -> Result<(), ServeError> {
     // Before the bind: whoever sees the socket may also send a signal.
-    let mut signals = Signals::listen().map_err(ServeError::Runtime)?;
+    let Signals { end, mut hangup } = Signals::listen().map_err(ServeError::Runtime)?;
     let (listener, socket_file) = socket::bind(&path)?;
     let agent = match &backend {
         Backend::Ready(agent) => Some(Arc::clone(agent)),
         Backend::Misconfigured(_) => None,
     };
-    let (end, ending) = watch::channel(false);
+    let (finish, ending) = watch::channel(false);
     let mut server = Server::new()
         .add_listener(Listener::from(listener))
         .register_service(service::services(backend, ending));
@@ -105,14 +106,18 @@ async fn run(path: PathBuf, backend: Backend) -> Result<(), ServeError> {
         if let Some(agent) = agent {
             agent.recover().await;
             agent.fetch_credentials().await;
+            while hangup.recv().await.is_some() {
+                agent.reload().await;
+                info!("SIGHUP: what was fetched from the key broker service is forgotten");
+            }
         }
     });
-    signals.wait_for_the_end().await;
+    end.wait().await;
     info!("ending: running pulls are cancelled, delivered bundles stay");
     chores.abort();
     drop(socket_file);
     // Pulls are cancelled and answered first; the server would wait for them.
-    end.send_replace(true);
+    finish.send_replace(true);
     if let Err(error) = server.shutdown().await {
         warn!(%error, "the ttrpc server ended with an error");
     }
@@ -122,28 +127,32 @@ async fn run(path: PathBuf, backend: Backend) -> Result<(), ServeError> {
 
 /// The signals that mean something to us.
 struct Signals {
+    end: EndSignals,
+    hangup: Signal,
+}
+
+struct EndSignals {
     terminate: Signal,
     interrupt: Signal,
-    hangup: Signal,
 }
 
 impl Signals {
     fn listen() -> std::io::Result<Self> {
         Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
+            end: EndSignals {
+                terminate: signal(SignalKind::terminate())?,
+                interrupt: signal(SignalKind::interrupt())?,
+            },
             hangup: signal(SignalKind::hangup())?,
         })
     }
+}
 
-    async fn wait_for_the_end(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                // Every pull reads the policy and the keys afresh: there is nothing to reload.
-                _ = self.hangup.recv() => info!("SIGHUP: nothing is cached, nothing to reload"),
-            }
+impl EndSignals {
+    async fn wait(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 }

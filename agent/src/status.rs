@@ -12,7 +12,7 @@ use crate::bundle::BundleError;
 use crate::error::{Error, chain};
 use crate::registry::{OpenError, RegistryError};
 use crate::resources::ResourceError;
-use crate::store::StoreError;
+use crate::store::{StoreError, size};
 
 /// The status of a pull that failed.
 pub(crate) fn for_the_caller(image: &str, error: &Error, verbose: bool) -> Status {
@@ -116,6 +116,7 @@ impl Verdict {
             Error::Unpack { layer, source } => of_unpack(source).about(&layer.to_string()),
             Error::NotRoot => broken("pull", "the agent does not run as root"),
             Error::Store(source) => of_store(source),
+            Error::NoRoom(_) | Error::DiskFull { .. } => of_space(error),
             Error::Assemble(source) => of_bundle("assemble", source),
             Error::Deadline { .. } | Error::Panicked | Error::ShuttingDown | Error::Interrupted => {
                 of_end(error)
@@ -130,6 +131,25 @@ impl Verdict {
             None => format!("layer {layer}"),
         };
         self.with(&facts)
+    }
+}
+
+/// Too little space, as was seen before anything was fetched or afterwards.
+fn of_space(error: &Error) -> Verdict {
+    match error {
+        Error::NoRoom(shortage) => {
+            verdict(Code::RESOURCE_EXHAUSTED, "store", "disk full").with(&shortage.facts())
+        }
+        Error::DiskFull {
+            free,
+            file_system,
+            source,
+            ..
+        } => {
+            let facts = format!("needs more than the {} that were free", size(free.bytes));
+            Verdict::of(source).with(&format!("{facts} ({file_system})"))
+        }
+        other => of_end(other),
     }
 }
 
@@ -150,7 +170,9 @@ fn of_resource(error: &ResourceError) -> Verdict {
     let failed = |cause| verdict(Code::UNAUTHENTICATED, "policy", cause);
     let broken = |cause| verdict(Code::FAILED_PRECONDITION, "policy", cause);
     match error {
-        ResourceError::NoAttester { .. } => broken("no attester is configured"),
+        ResourceError::NotAccepted { .. } => {
+            broken("the policy is none that the configuration accepts")
+        }
         ResourceError::Location { .. } | ResourceError::Uri { .. } => {
             broken("malformed resource location")
         }
@@ -177,6 +199,7 @@ fn of_resource(error: &ResourceError) -> Verdict {
                 failed("no such resource")
             }
             kbs_client::Error::Attester { .. } => failed("no evidence from the attester"),
+            kbs_client::Error::InitData(_) => failed("other init-data than at launch"),
             _ => failed("key broker service failed"),
         },
     }
@@ -311,6 +334,15 @@ fn of_store(error: &StoreError) -> Verdict {
             stage,
             "image.work_dir is not a directory",
         ),
+        StoreError::HostWritable { file_system, .. } => verdict(
+            Code::FAILED_PRECONDITION,
+            stage,
+            "image.work_dir is on a disk that the host can write",
+        )
+        .with(&format!(
+            "{file_system}; mount a tmpfs there, or dm-crypt with integrity, or set \
+             image_agent.danger_host_writable_store = true"
+        )),
         StoreError::RecordTooLong { .. } => {
             verdict(Code::RESOURCE_EXHAUSTED, stage, "limit exceeded")
         }
@@ -401,7 +433,7 @@ mod tests {
         let location = "kbs:///default/secret-key/1".to_owned();
         let error = Error::Resource {
             what: "image policy",
-            source: ResourceError::NoAttester { location },
+            source: ResourceError::Location { location },
         };
         for (error, secret) in [
             (error, "secret-key"),

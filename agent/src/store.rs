@@ -5,38 +5,52 @@
 //! records/<key>.json      what the key stands for
 //! staging/<name>/         a layer being unpacked, locked by whoever unpacks it
 //! overlay/<id>/           a bundle's upper and work directory and its record
+//! documents/<digest>      manifests and configs, held to their digest whenever they are read
 //! ```
 //!
 //! A layer is used only when blob digest and `diff_id` both are those of an approved image, and
-//! only within the boot that proved it. No approval is ever stored. Several processes may use one
+//! only within the boot that proved it; where the host can write, only by the process that proved
+//! it. No approval is ever stored. Several processes may use one
 //! work directory at a time, so whatever is alive holds a lock, and only what is unlocked can be
 //! rubbish. The runtime mounts fresh disks over the work directory while we run, so a [`Store`] is
 //! opened for each pull.
 
+mod chain;
+mod collect;
 mod copy;
+mod documents;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod implied;
 mod overlay;
 mod recover;
+mod space;
+mod storage;
+mod verify;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use policy::{Approved, Digest, Layer};
+use policy::{Approved, Digest, Image, Layer};
 use rootfs::{Dir, Staging, Unpacked};
-use rustix::fs::{AtFlags, FlockOperation, flock, unlinkat};
+use rustix::fs::{AtFlags, FlockOperation, flock, syncfs, unlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::chain::ChainId;
+pub(crate) use self::collect::Listed;
 pub(crate) use self::copy::{copy_attributes, link_tree};
+pub(crate) use self::documents::Document;
 pub(crate) use self::implied::Implied;
 pub(crate) use self::overlay::{BundleRecord, OverlayDirectory, Progress};
 #[cfg(test)]
 pub(crate) use self::recover::Recovered;
-use crate::handle::{MAX_RECORD, is_disk_full, open_directory, read_file, replace_file};
+pub(crate) use self::space::{Amount, Estimate, Shortage, size};
+#[cfg(test)]
+pub(crate) use self::verify::Problem;
+use crate::handle::{FileId, MAX_RECORD, is_disk_full, open_directory, read_file, replace_file};
 use crate::mountinfo::MountInfoError;
 
 /// The work directory, opened.
@@ -53,7 +67,11 @@ struct Inner {
     records: Dir,
     staging: Dir,
     overlay: Dir,
+    documents: Dir,
     boot_id: String,
+    is_private: bool,
+    /// What binds a layer to those who may believe it.
+    epoch: String,
 }
 
 /// A layer that was proved and is in the store.
@@ -61,7 +79,13 @@ struct Inner {
 pub(crate) struct StoredLayer {
     key: String,
     implied: Implied,
+    content_bytes: u64,
 }
+
+/// A work directory, whatever it is called: two opened at one path differ if a disk was mounted
+/// there in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct StoreId(FileId);
 
 /// Why the work directory cannot be used. In-guest paths are in fields of their own.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +103,20 @@ pub enum StoreError {
     NotADirectory {
         /// The work directory as it is configured.
         path: PathBuf,
+    },
+
+    /// The owner's to decide: what was proved there could be changed afterwards.
+    #[error(
+        "{} is on a disk that the host can write ({file_system}), so that a layer could be changed \
+         after it was verified; mount a tmpfs there, or dm-crypt with integrity, or set \
+         image_agent.danger_host_writable_store = true",
+        path.display()
+    )]
+    HostWritable {
+        /// The work directory.
+        path: PathBuf,
+        /// The kind of its file system.
+        file_system: String,
     },
 
     /// The file system of the work directory does not do what is needed.
@@ -147,13 +185,24 @@ impl Store {
         };
         let boot_id =
             std::fs::read_to_string(BOOT_ID).map_err(StoreError::io("read", Path::new(BOOT_ID)))?;
+        let boot_id = boot_id.trim().to_owned();
+        let is_private = storage::is_private(root.as_fd(), Path::new(storage::SYSFS))
+            .map_err(|error| io("inspect")(error.into()))?;
+        let epoch = if is_private {
+            boot_id.clone()
+        } else {
+            format!("{boot_id} {}", storage::this_process()?)
+        };
         let inner = Inner {
             path: work_dir.to_owned(),
             layers: part("layers")?,
             records: part("records")?,
             staging: part("staging")?,
             overlay: part("overlay")?,
-            boot_id: boot_id.trim().to_owned(),
+            documents: part("documents")?,
+            boot_id,
+            is_private,
+            epoch,
             root,
         };
         Ok(Self {
@@ -161,25 +210,63 @@ impl Store {
         })
     }
 
+    /// Refuses storage that the host can write.
+    pub(crate) fn require_private(&self) -> Result<(), StoreError> {
+        if self.inner.is_private {
+            return Ok(());
+        }
+        Err(StoreError::HostWritable {
+            path: self.inner.path.clone(),
+            file_system: storage::file_system(self.root()),
+        })
+    }
+
+    /// Which work directory this is.
+    pub(crate) fn id(&self) -> Result<StoreId, StoreError> {
+        let id = FileId::of(self.root())
+            .map_err(|error| StoreError::io("inspect", &self.inner.path)(error.into()))?;
+        Ok(StoreId(id))
+    }
+
+    /// The name that the tree of a layer has, or would have, on its own or on top of others.
+    pub(crate) fn key_of(&self, layer: &Approved<Layer>, onto: Option<&ChainId>) -> String {
+        LayerRecord::expected(self, layer, onto).key()
+    }
+
+    /// The names of the trees that a bundle of `image` may be made of.
+    pub(crate) fn keys_of(&self, image: &Approved<Image>) -> Vec<String> {
+        let chains = ChainId::below_each(image);
+        let layers = image.layers().zip(&chains);
+        let keys = layers.flat_map(|(layer, chain)| {
+            let chained = chain.as_ref().map(|_| self.key_of(&layer, chain.as_ref()));
+            [Some(self.key_of(&layer, None)), chained]
+        });
+        keys.flatten().collect()
+    }
+
     /// The layer, if it is in the store: proved in this boot from this very blob and `diff_id`.
     ///
     /// For [`blocking`](crate::blocking::blocking) work only: where it finds a tree that nothing
     /// proves, it waits for whoever publishes, however long, and removes the tree.
-    pub(crate) fn layer(&self, layer: &Approved<Layer>) -> Result<Option<StoredLayer>, StoreError> {
-        let expected = LayerRecord::new(self, layer, Implied::default());
-        let key = expected.key();
+    pub(crate) fn layer(
+        &self,
+        layer: &Approved<Layer>,
+        onto: Option<&ChainId>,
+    ) -> Result<Option<StoredLayer>, StoreError> {
+        let key = self.key_of(layer, onto);
         if !self.has_tree(&key)? {
             return Ok(None);
         }
-        if let Some(implied) = self.proof(&expected)? {
-            return Ok(Some(StoredLayer { key, implied }));
+        if let Some(record) = self.proving_record(&key)? {
+            self.touch(&key);
+            return Ok(Some(record.into_layer(key)));
         }
         // Whoever publishes writes the record first, so this tree is nobody's. Under the lock it
         // is looked at again: another process may have put a proved one in its place.
         let _lock = self.lock(FlockOperation::LockExclusive)?;
-        if let Some(implied) = self.proof(&expected)? {
+        if let Some(record) = self.proving_record(&key)? {
             let is_there = self.has_tree(&key)?;
-            return Ok(is_there.then_some(StoredLayer { key, implied }));
+            return Ok(is_there.then(|| record.into_layer(key)));
         }
         self.discard(&key)?;
         Ok(None)
@@ -192,15 +279,30 @@ impl Store {
     }
 
     /// Makes an unpacked layer visible. When another pull was faster, its copy is taken.
+    ///
+    /// With `sync`, all of it is on the disk before it is visible, and its name when this returns.
     pub(crate) fn publish(
         &self,
         layer: &Approved<Layer>,
+        onto: Option<&ChainId>,
         staging: Staging,
         proof: Unpacked,
+        sync: bool,
     ) -> Result<StoredLayer, StoreError> {
-        let implied = Implied::of(&proof);
-        let record = LayerRecord::new(self, layer, implied.clone());
+        let record = LayerRecord {
+            implied: Implied::of(&proof),
+            bytes: proof.file_bytes(),
+            entries: proof.entries(),
+            content_bytes: proof.content_bytes(),
+            ..LayerRecord::expected(self, layer, onto)
+        };
         let key = record.key();
+        let to_disk = |result: rustix::io::Result<()>, part| {
+            result.map_err(|error| StoreError::io("sync", &self.path(part))(error.into()))
+        };
+        if sync {
+            to_disk(syncfs(&self.inner.staging), "staging")?;
+        }
         let lock = self.lock(FlockOperation::LockShared)?;
         let name = record_name(&key);
         let path = self.path("records").join(&name);
@@ -210,8 +312,11 @@ impl Store {
         staging
             .commit(proof, &self.inner.layers, &key)
             .map_err(StoreError::tree("publish", &self.path("layers").join(&key)))?;
+        if sync {
+            to_disk(syncfs(&self.inner.layers), "layers")?;
+        }
         drop(lock);
-        Ok(StoredLayer { key, implied })
+        Ok(record.into_layer(key))
     }
 
     /// The work directory itself.
@@ -229,9 +334,16 @@ impl Store {
         self.path("layers").join(&layer.key)
     }
 
-    /// Whether `stored` is the tree of `layer`.
-    pub(crate) fn is_tree_of(&self, stored: &StoredLayer, layer: &Approved<Layer>) -> bool {
-        LayerRecord::new(self, layer, Implied::default()).key() == stored.key
+    /// Whether `stored` is the tree of `layer`, on its own or on top of what lies below it.
+    pub(crate) fn is_tree_of(
+        &self,
+        stored: &StoredLayer,
+        layer: &Approved<Layer>,
+        below: Option<&ChainId>,
+    ) -> bool {
+        [None, below]
+            .iter()
+            .any(|onto| self.key_of(layer, *onto) == stored.key)
     }
 
     fn has_tree(&self, key: &str) -> Result<bool, StoreError> {
@@ -252,12 +364,11 @@ impl Store {
         Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
     }
 
-    /// Whether the record of a layer proves what is expected; if so, which directories the archive
-    /// had no entry for.
-    fn proof(&self, expected: &LayerRecord) -> Result<Option<Implied>, StoreError> {
-        let key = expected.key();
-        let record = self.record(&key)?.filter(|found| found.key() == key);
-        Ok(record.map(|found| found.implied))
+    /// The record of a layer, if it proves the tree of that name to whoever asks now.
+    fn proving_record(&self, key: &str) -> Result<Option<LayerRecord>, StoreError> {
+        let record = self.record(key)?;
+        let proves = |found: &LayerRecord| found.epoch == self.inner.epoch && found.key() == key;
+        Ok(record.filter(proves))
     }
 
     /// Removes a layer and its record. The lock of the records must be held exclusively.
@@ -297,6 +408,11 @@ impl StoredLayer {
         &self.key
     }
 
+    /// The length of the archive that it was unpacked from.
+    pub(crate) fn content_bytes(&self) -> u64 {
+        self.content_bytes
+    }
+
     /// Whether the archive had an entry for its root directory.
     pub(crate) fn has_root_entry(&self) -> bool {
         !self.implied.contains(b"")
@@ -309,6 +425,11 @@ impl StoredLayer {
 }
 
 impl StoreError {
+    /// Whether there was no space left.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        matches!(self, Self::DiskFull { .. })
+    }
+
     pub(crate) fn io<'a>(
         action: &'static str,
         path: &'a Path,
@@ -344,40 +465,73 @@ impl StoreError {
     }
 }
 
-/// What a layer's key stands for.
+/// What a layer's key stands for, and what is known of its tree.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LayerRecord {
-    boot_id: String,
+    /// The boot, and where the host can write the process, that proved the layer.
+    epoch: String,
     blob: String,
     diff_id: String,
     encryption: String,
+    /// The chain that it was unpacked onto, if it depends on that.
+    onto: Option<String>,
     implied: Implied,
+    /// The sum of the sizes of its files.
+    bytes: u64,
+    /// The entries of its archive, and the directories that it implies.
+    entries: u64,
+    /// The length of its archive.
+    content_bytes: u64,
 }
 
 impl LayerRecord {
-    fn new(store: &Store, layer: &Approved<Layer>, implied: Implied) -> Self {
+    /// What the record of `layer` has to say; nothing is known of a tree.
+    fn expected(store: &Store, layer: &Approved<Layer>, onto: Option<&ChainId>) -> Self {
         Self {
-            boot_id: store.inner.boot_id.clone(),
+            epoch: store.inner.epoch.clone(),
             blob: layer.blob().digest().to_string(),
             diff_id: layer.diff_id().to_string(),
             // Encrypted layers are refused until they can be decrypted.
             encryption: "none".to_owned(),
-            implied,
+            onto: onto.map(|chain| chain.as_str().to_owned()),
+            implied: Implied::default(),
+            bytes: 0,
+            entries: 0,
+            content_bytes: 0,
         }
     }
 
     /// The name in the store. None of the parts can contain a newline.
     fn key(&self) -> String {
         let Self {
-            boot_id,
+            epoch,
             blob,
             diff_id,
             encryption,
-            implied: _,
+            onto,
+            ..
         } = self;
-        let text = format!("image-agent layer 2\n{boot_id}\n{blob}\n{diff_id}\n{encryption}\n");
+        let onto = onto.as_deref().unwrap_or_default();
+        let text =
+            format!("image-agent layer 4\n{epoch}\n{blob}\n{diff_id}\n{encryption}\n{onto}\n");
         Digest::sha256_of(text.as_bytes()).hex()
+    }
+
+    fn into_layer(self, key: String) -> StoredLayer {
+        StoredLayer {
+            key,
+            implied: self.implied,
+            content_bytes: self.content_bytes,
+        }
+    }
+
+    /// What the tree takes, about: files are not cut to whole blocks, nor blocks shared.
+    fn amount(&self) -> Amount {
+        Amount {
+            bytes: self.bytes,
+            inodes: self.entries,
+        }
     }
 }
 

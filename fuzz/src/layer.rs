@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use policy::{Approved, Digest, Document, Evidence, ImageRef, Layer, OCI_MANIFEST, Policy};
-use rootfs::{Cancel, Committed, Dir, Error, Limits, Staging, unpack};
+use rootfs::{Budget, Cancel, Committed, Dir, Error, Limits, Staging, unpack};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -25,7 +25,7 @@ pub fn attempt(
     let before = scratch.listing();
     let layer = approve(media_type, blob, content);
     let staging = Staging::create(&scratch.work).unwrap();
-    let result = unpack(&layer, blob, &staging, &limits(), &Cancel::new());
+    let result = unpack(&layer, blob, &staging, &Budget::new(limits()), &Cancel::new());
     let result = result.and_then(|proof| {
         assert_eq!(proof.content_bytes(), u64::try_from(content.len()).unwrap());
         // What the archive says of its root is set last, and may be what the kernel refuses.

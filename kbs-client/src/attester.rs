@@ -1,5 +1,11 @@
 //! Where evidence comes from.
 
+pub(crate) mod agent;
+pub(crate) mod detect;
+pub(crate) mod event_log;
+pub(crate) mod snp;
+pub(crate) mod tsm;
+
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -11,10 +17,15 @@ use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use agent::AgentError;
+use detect::DetectError;
+use tsm::TsmError;
+
 /// The hardware, or the service in front of it, that vouches for this guest.
 pub trait Attester: Send + Sync + fmt::Debug {
-    /// The name that the KBS knows this TEE by, in lower case: `tdx`, `snp`, `sample`.
-    fn tee(&self) -> &str;
+    /// The name that the KBS knows this TEE by, in lower case: `tdx`, `snp`, `sample`. Asked once
+    /// for each handshake, so that an attester may find out as late as that.
+    fn tee(&self) -> BoxFuture<'_, Result<String, AttesterError>>;
 
     /// The evidence that binds `report_data`, in the JSON shape that the verifier of
     /// [`tee`](Attester::tee) expects.
@@ -40,10 +51,19 @@ pub trait Attester: Send + Sync + fmt::Debug {
 /// Why an attester has no evidence: its own error, whatever its type, which can be found again by
 /// walking the sources.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{0}")]
+#[error(transparent)]
 pub struct AttesterError(Arc<dyn Error + Send + Sync>);
 
 impl AttesterError {
+    /// Whether the same request may succeed later: what the attester depends on was busy or away.
+    pub(crate) fn is_transient(&self) -> bool {
+        let cause = self.cause();
+        let kernel = cause.downcast_ref().is_some_and(TsmError::is_transient);
+        let agent = cause.downcast_ref().is_some_and(AgentError::is_transient);
+        let either = cause.downcast_ref().is_some_and(DetectError::is_transient);
+        kernel || agent || either || cause.is::<tokio::time::error::Elapsed>()
+    }
+
     /// Carries the attester's own error.
     pub fn new(cause: impl Error + Send + Sync + 'static) -> Self {
         Self(Arc::new(cause))
@@ -84,6 +104,15 @@ impl ReportData {
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
+
+    /// The digest with zeros after it, as `tdx` and `snp` take it.
+    pub(crate) fn padded(&self) -> [u8; 64] {
+        let mut padded = [0; 64];
+        for (byte, digit) in padded.iter_mut().zip(&self.0) {
+            *byte = *digit;
+        }
+        padded
+    }
 }
 
 /// Evidence of nothing: what trustee's `sample` verifier accepts from anyone.
@@ -94,8 +123,8 @@ impl ReportData {
 pub struct SampleAttester;
 
 impl Attester for SampleAttester {
-    fn tee(&self) -> &'static str {
-        "sample"
+    fn tee(&self) -> BoxFuture<'_, Result<String, AttesterError>> {
+        Box::pin(std::future::ready(Ok("sample".to_owned())))
     }
 
     fn evidence<'a>(

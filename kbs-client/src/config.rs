@@ -1,10 +1,11 @@
 //! Where the KBS is and how long to wait for it.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use url::{Host, Url};
 
+use crate::init_data::InitData;
 use crate::key::TeeKeyAlgorithm;
 
 /// How a [`KbsClient`](crate::KbsClient) reaches its KBS. Nothing else is consulted: no environment
@@ -14,13 +15,24 @@ use crate::key::TeeKeyAlgorithm;
 pub struct KbsConfig {
     /// Base address, `http` or `https`, with a path if the KBS sits behind one.
     pub url: Url,
-    /// Certificates in PEM, one or several in each item. When any is given, the KBS is trusted
-    /// through these alone; when none is, through the system's.
+    /// Certificates in PEM, one or several in each item, that the KBS is trusted through.
     pub root_certificates: Vec<Vec<u8>>,
+    /// What is trusted besides.
+    pub trust: Trust,
     /// Proxy on the way; none when absent, whatever the environment says.
     pub proxy: Option<Url>,
     /// Key that secrets are encrypted to.
     pub tee_key: TeeKeyAlgorithm,
+    /// What goes with requests on an attested session.
+    pub proof: SessionProof,
+    /// What the guest was configured with from outside, if anything: sent with the evidence, and
+    /// checked against it.
+    pub init_data: Option<InitData>,
+    /// How long what was fetched may serve again. By default it does not.
+    pub freshness: Freshness,
+    /// A moment that has certainly been, such as the time when the program was built: the clock,
+    /// which is the host's, counts as no earlier. Default 1970.
+    pub not_before: SystemTime,
     /// Deadlines.
     pub timeouts: Timeouts,
     /// Longest answer that is read, in bytes, against an endless one. Default 2 MiB, as much as the
@@ -36,8 +48,13 @@ impl KbsConfig {
         Self {
             url,
             root_certificates: Vec::new(),
+            trust: Trust::default(),
             proxy: None,
             tee_key: TeeKeyAlgorithm::default(),
+            proof: SessionProof::default(),
+            init_data: None,
+            freshness: Freshness::default(),
+            not_before: SystemTime::UNIX_EPOCH,
             timeouts: Timeouts::default(),
             max_response_bytes: 2 * 1024 * 1024,
             user_agent: concat!("kbs-client/", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -69,11 +86,49 @@ impl fmt::Debug for KbsConfig {
             .field("root_certificates", &self.root_certificates.len())
             .field("proxy", &self.proxy.as_ref().map(without_user))
             .field("tee_key", &self.tee_key)
+            .field("trust", &self.trust)
+            .field("proof", &self.proof)
+            .field("init_data", &self.init_data.is_some())
+            .field("freshness", &self.freshness)
+            .field("not_before", &self.not_before)
             .field("timeouts", &self.timeouts)
             .field("max_response_bytes", &self.max_response_bytes)
             .field("user_agent", &self.user_agent)
             .finish()
     }
+}
+
+/// Through which certificates the KBS is trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Trust {
+    /// Those of the configuration alone; the system's when there are none in it.
+    #[default]
+    Pinned,
+    /// Those of the configuration and the system's.
+    Added,
+}
+
+/// What goes with requests on an attested session. The KBS accepts either; neither opens a resource
+/// without the private key, which stays here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SessionProof {
+    /// The cookie of the session. It ends with the session or the token, whichever is first.
+    #[default]
+    Cookie,
+    /// The token. It outlives the session, and a KBS that forgets its sessions; one with evidence of
+    /// many devices may be longer than a server takes in a header.
+    Bearer,
+}
+
+/// How long what was fetched may serve again, from the moment it was asked for. It is kept in memory
+/// only, wiped when it has served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Freshness {
+    /// Without asking the KBS. Zero, the default: it is asked each time.
+    pub ttl: Duration,
+    /// When the KBS cannot be reached. Zero, the default: not at all. A refusal by the KBS is an
+    /// answer, which nothing replaces.
+    pub stale: Duration,
 }
 
 /// How long to wait.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::attester::AttesterError;
+use crate::init_data::InitDataError;
 use crate::jwe::JweError;
 use crate::key::KeyError;
 use crate::offline::OfflineError;
@@ -31,14 +32,19 @@ pub enum Error {
     },
     /// The KBS was not asked, because who answers is not proved to be the KBS. Its certificate, the
     /// configured roots or a clock is at fault. Never retried.
-    #[error("no trusted connection to the KBS at {url}: {reason}; {hint}")]
+    #[error(
+        "no trusted connection to the KBS at {url}: {reason}{}; {hint}",
+        of(subject.as_deref())
+    )]
     Tls {
         /// What was asked for.
         url: String,
+        /// Whose certificate is not accepted (RFC 4514), when it came to that.
+        subject: Option<String>,
         /// The TLS library's reason.
         reason: String,
-        /// What to look at.
-        hint: &'static str,
+        /// What to look at; our clock, when it matters.
+        hint: String,
     },
     /// The KBS speaks another version of the protocol; there is no negotiation.
     #[error("this client speaks KBS protocol {ours}, the KBS at {url} speaks {theirs}")]
@@ -138,14 +144,15 @@ pub enum Error {
         limit: usize,
     },
     /// The attester has no evidence; the guest or its host is at fault.
-    #[error("no evidence from attester {tee}")]
+    #[error("no evidence from the attester")]
     Attester {
-        /// The TEE that it stands for.
-        tee: String,
         /// Its own error.
         #[source]
         source: AttesterError,
     },
+    /// What the guest was configured with is not what the hardware says. Nothing was sent.
+    #[error(transparent)]
+    InitData(#[from] InitDataError),
     /// The files that stand for a KBS are at fault, or lack the resource.
     #[error(transparent)]
     Offline(#[from] OfflineError),
@@ -168,6 +175,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
+            Self::Attester { source, .. } => source.is_transient(),
             Self::Refused { refusal, .. } => matches!(refusal.status, 429 | 500..=599),
             _ => false,
         }
@@ -186,6 +194,9 @@ pub enum ConfigError {
         /// The part at fault.
         problem: &'static str,
     },
+    /// The init-data is not readable.
+    #[error(transparent)]
+    InitData(#[from] InitDataError),
     /// A root certificate is not PEM, or none is in it.
     #[error("expected root certificates in PEM, found {problem}")]
     RootCertificates {
@@ -255,6 +266,20 @@ impl fmt::Display for Refusal {
         }
         Ok(())
     }
+}
+
+/// Text of somebody else, without control characters and not too long.
+pub(crate) fn printable(text: &str) -> String {
+    let visible = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    text.chars().take(LONGEST_TEXT).map(visible).collect()
+}
+
+const LONGEST_TEXT: usize = 300;
+
+fn of(subject: Option<&str>) -> String {
+    subject
+        .map(|subject| format!(", certificate of {subject:?}"))
+        .unwrap_or_default()
 }
 
 fn at(date: Option<&str>) -> String {

@@ -7,11 +7,17 @@ use std::time::Instant;
 use aws_lc_rs::digest;
 use serde_json::{Value, json};
 
+use zeroize::Zeroizing;
+
 use crate::attester::ReportData;
-use crate::error::{Error, Refusal};
+use crate::config::SessionProof;
+use crate::error::{Error, Refusal, printable};
+use crate::init_data::InitData;
 use crate::key::TeeKey;
-use crate::lifetime::Lifetime;
-use crate::messages::{Attestation, Challenge, ErrorAnswer, RuntimeData, TeeEvidence, TokenAnswer};
+use crate::lifetime::{Lifetime, untrusted_claims};
+use crate::messages::{
+    Attestation, Challenge, ErrorAnswer, RuntimeData, TeeEvidence, TokenAnswer, TokenLife,
+};
 use crate::secret::Secret;
 use crate::uri::ResourceUri;
 
@@ -22,6 +28,8 @@ pub const PROTOCOL_VERSION: &str = "0.4.0";
 ///
 /// ```text
 /// auth_request ──► Handshake<Challenged> ──► Handshake<Attested> ──► resource_request, open
+///                                                  ▲
+///                                token of another ─┘
 /// ```
 ///
 /// A resource cannot be asked for before attestation, because that state has no such method:
@@ -45,13 +53,13 @@ pub const PROTOCOL_VERSION: &str = "0.4.0";
 /// ```
 pub struct Handshake<State> {
     key: TeeKey,
-    cookie: SessionCookie,
     state: State,
 }
 
 /// The KBS has given a nonce and waits for evidence.
 #[derive(Debug)]
 pub struct Challenged {
+    cookie: SessionCookie,
     nonce: String,
     hash: &'static digest::Algorithm,
 }
@@ -59,6 +67,8 @@ pub struct Challenged {
 /// The KBS has accepted the evidence.
 #[derive(Debug)]
 pub struct Attested {
+    proof: Proof,
+    token: Token,
     lifetime: Lifetime,
 }
 
@@ -89,8 +99,8 @@ impl Handshake<Challenged> {
             .ok_or_else(|| answer.malformed("the session cookie kbs-session-id"))?;
         Ok(Self {
             key,
-            cookie,
             state: Challenged {
+                cookie,
                 nonce: challenge.nonce,
                 hash,
             },
@@ -118,9 +128,13 @@ impl Handshake<Challenged> {
     ///
     /// # Errors
     /// [`Error::Unwritable`], if the evidence cannot be written as JSON.
-    pub fn attest_request(&self, evidence: &Evidence) -> Result<Request, Error> {
+    pub fn attest_request(
+        &self,
+        evidence: &Evidence,
+        init_data: Option<&InitData>,
+    ) -> Result<Request, Error> {
         let body = Attestation {
-            init_data: None,
+            init_data: init_data.map(InitData::to_json),
             runtime_data: self.runtime_data(None),
             tee_evidence: TeeEvidence {
                 primary_evidence: &evidence.primary,
@@ -128,25 +142,43 @@ impl Handshake<Challenged> {
             },
         };
         let body = serde_json::to_vec(&body).map_err(unwritable)?;
-        Ok(Request::post(ATTEST, Some(&self.cookie), body))
+        Ok(Request::post(ATTEST, Some(&self.state.cookie), body))
     }
 
-    /// Reads the answer to [`attest_request`](Self::attest_request).
+    /// Reads the answer to [`attest_request`](Self::attest_request). `proof` is what will go with
+    /// requests from now on.
     ///
     /// # Errors
     /// [`Error::EvidenceRefused`], [`Error::Malformed`].
-    pub fn attested(self, answer: &Answer) -> Result<Handshake<Attested>, Error> {
+    pub fn attested(
+        self,
+        answer: &Answer,
+        proof: SessionProof,
+    ) -> Result<Handshake<Attested>, Error> {
         if answer.status != 200 {
             return Err(answer.evidence_refusal());
         }
-        let token: TokenAnswer = answer.message("an attestation token")?;
-        let cookie = SessionCookie::from_answer(answer).unwrap_or(self.cookie);
-        let lifetime =
-            Lifetime::of_token(&token.token, answer.received).shorter_of(cookie.lifetime);
+        let expected = "an attestation token";
+        let token: TokenAnswer = answer.message(expected)?;
+        let token =
+            Token::parse(Zeroizing::new(token.token)).ok_or_else(|| answer.malformed(expected))?;
+        let lifetime = Lifetime::of_token(&token.0, answer.received);
+        let (proof, lifetime) = match proof {
+            SessionProof::Bearer => (Proof::Bearer, lifetime),
+            SessionProof::Cookie => {
+                let cookie = SessionCookie::from_answer(answer).unwrap_or(self.state.cookie);
+                let lifetime = lifetime.shorter_of(cookie.lifetime);
+                (Proof::Cookie(cookie), lifetime)
+            }
+        };
+        let state = Attested {
+            proof,
+            token,
+            lifetime,
+        };
         Ok(Handshake {
             key: self.key,
-            cookie,
-            state: Attested { lifetime },
+            state,
         })
     }
 
@@ -165,15 +197,43 @@ impl Handshake<Challenged> {
 }
 
 impl Handshake<Attested> {
+    /// Goes on from a handshake that somebody else has done, such as the attestation agent: its
+    /// token, received just now, and its key. None if the token is none.
+    pub fn with_token(key: TeeKey, token: Zeroizing<String>) -> Option<Self> {
+        let token = Token::parse(token)?;
+        let lifetime = Lifetime::of_token(&token.0, Instant::now());
+        let state = Attested {
+            proof: Proof::Bearer,
+            token,
+            lifetime,
+        };
+        Some(Self { key, state })
+    }
+
     /// The request for a resource.
     pub fn resource_request(&self, uri: &ResourceUri) -> Request {
+        let (cookie, bearer) = match &self.state.proof {
+            Proof::Cookie(cookie) => (Some(cookie.pair()), None),
+            Proof::Bearer => (None, Some(self.state.token.0.clone())),
+        };
         Request {
             method: Method::Get,
             path: uri.http_path(),
             query: uri.query().map(str::to_owned),
-            cookie: Some(self.cookie.pair()),
+            cookie,
+            bearer,
             body: Vec::new(),
         }
+    }
+
+    /// What the token says of the guest, for people: its signature is not checked here.
+    pub fn untrusted_claims(&self) -> Option<Value> {
+        untrusted_claims(&self.state.token.0)
+    }
+
+    /// When the token says that it was issued, in seconds since 1970.
+    pub(crate) fn untrusted_issue(&self) -> Option<f64> {
+        untrusted_claims(&self.state.token.0).map(|life: TokenLife| life.iat)
     }
 
     /// Reads the answer to [`resource_request`](Self::resource_request) and decrypts the resource.
@@ -244,6 +304,7 @@ pub struct Request {
     path: String,
     query: Option<String>,
     cookie: Option<String>,
+    bearer: Option<Zeroizing<String>>,
     body: Vec<u8>,
 }
 
@@ -255,6 +316,7 @@ impl Request {
             path: path.to_owned(),
             query: None,
             cookie,
+            bearer: None,
             body,
         }
     }
@@ -277,6 +339,11 @@ impl Request {
     /// Value of the `Cookie` header.
     pub fn cookie(&self) -> Option<&str> {
         self.cookie.as_deref()
+    }
+
+    /// The token for an `Authorization` header of type `Bearer`.
+    pub fn bearer(&self) -> Option<&str> {
+        self.bearer.as_ref().map(|token| token.as_str())
     }
 
     /// JSON, empty for GET.
@@ -405,6 +472,29 @@ impl fmt::Debug for Answer {
     }
 }
 
+/// What goes with requests.
+#[derive(Debug)]
+enum Proof {
+    Cookie(SessionCookie),
+    Bearer,
+}
+
+/// An attestation token, masked, in characters that a header may hold.
+struct Token(Zeroizing<String>);
+
+impl Token {
+    fn parse(text: Zeroizing<String>) -> Option<Self> {
+        let legal = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+        legal.then_some(Self(text))
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Token(..)")
+    }
+}
+
 /// The session, and how long it lives.
 #[derive(Clone)]
 struct SessionCookie {
@@ -439,11 +529,16 @@ impl SessionCookie {
     }
 }
 
+impl fmt::Debug for SessionCookie {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("SessionCookie(..)")
+    }
+}
+
 const AUTH: &str = "/kbs/v0/auth";
 const ATTEST: &str = "/kbs/v0/attest";
 const COOKIE_NAME: &str = "kbs-session-id";
 const HASH_ALGORITHMS: [&str; 3] = ["sha256", "sha384", "sha512"];
-const LONGEST_TEXT: usize = 300;
 
 /// RFC 6265 section 4.1.1, `cookie-octet`, within reason.
 fn is_cookie_value(value: &str) -> bool {
@@ -475,12 +570,6 @@ fn expected_version(detail: &str) -> Option<String> {
             version.trim_start_matches('=')
         });
     Some(version.to_owned())
-}
-
-/// Text of others, short and in one line.
-pub(crate) fn printable(text: &str) -> String {
-    let visible = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-    text.chars().take(LONGEST_TEXT).map(visible).collect()
 }
 
 fn unwritable(source: serde_json::Error) -> Error {

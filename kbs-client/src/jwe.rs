@@ -12,7 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::Error as _;
 use zeroize::Zeroizing;
 
-use crate::handshake::printable;
+use crate::error::printable;
 use crate::key::{ECDH_ES_A256KW, Private, RSA_OAEP_256, TeeKey, rsa_decrypt};
 use crate::messages::{FlattenedJwe, JweHeader, Jwk};
 use crate::secret::Secret;

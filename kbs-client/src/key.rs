@@ -74,6 +74,23 @@ impl TeeKey {
             .and_then(Self::from_rsa)
     }
 
+    /// Reads a key from PEM: `PRIVATE KEY` (PKCS #8) as for [`from_pkcs8`](Self::from_pkcs8), or
+    /// `RSA PRIVATE KEY` (PKCS #1).
+    ///
+    /// # Errors
+    /// [`KeyError::Pem`] or [`KeyError::Unreadable`] if it is none of these.
+    pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
+        let (label, der) = pem_rfc7468::decode_vec(pem.as_bytes()).map_err(KeyError::Pem)?;
+        let der = Zeroizing::new(der);
+        match label {
+            "PRIVATE KEY" => Self::from_pkcs8(&der),
+            "RSA PRIVATE KEY" => Self::from_pkcs8(&pkcs8_of_rsa(&der)),
+            other => Err(KeyError::Unreadable {
+                reason: format!("PEM of {:?}", crate::error::printable(other)),
+            }),
+        }
+    }
+
     /// The public half, exactly as it is sent and hashed.
     pub(crate) fn public(&self) -> &Jwk {
         &self.public
@@ -145,6 +162,9 @@ pub enum KeyError {
     /// The public half cannot be written; the crypto library is at fault.
     #[error("the public half of the ephemeral key cannot be written")]
     Export,
+    /// The text is not PEM; whoever gave it is at fault.
+    #[error("expected a private key in PEM: {0}")]
+    Pem(pem_rfc7468::Error),
     /// The bytes are not such a key; whoever gave them is at fault.
     #[error("expected a PKCS #8 key on P-256 or P-521 or an RSA key, found none: {reason}")]
     Unreadable {
@@ -207,6 +227,29 @@ pub(crate) fn rsa_decrypt(
     Some(Zeroizing::new(plain.to_vec()))
 }
 
+/// RFC 5208 section 5: version 0, `rsaEncryption` with null parameters, the key in an octet string.
+fn pkcs8_of_rsa(pkcs1: &[u8]) -> Zeroizing<Vec<u8>> {
+    let head = b"\x02\x01\x00\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00";
+    let key = der_of(0x04, pkcs1);
+    der_of(0x30, &Zeroizing::new([head, key.as_slice()].concat()))
+}
+
+/// X.690 sections 8.1.3 and 10.1: the value after its tag and its length in as few bytes as it takes.
+fn der_of(tag: u8, value: &[u8]) -> Zeroizing<Vec<u8>> {
+    let length = value.len().to_be_bytes();
+    let digits = length.iter().skip_while(|digit| **digit == 0);
+    let mut der = Zeroizing::new(Vec::with_capacity(value.len().saturating_add(10)));
+    der.push(tag);
+    if value.len() >= 0x80 {
+        der.push(u8::try_from(digits.clone().count()).unwrap_or(8) | 0x80);
+        der.extend(digits);
+    } else {
+        der.extend(length.last());
+    }
+    der.extend_from_slice(value);
+    der
+}
+
 /// RFC 8017 appendix A.1.1: `RSAPublicKey ::= SEQUENCE { modulus INTEGER, publicExponent INTEGER }`,
 /// as unsigned big-endian numbers without leading zeros.
 fn rsa_numbers(der: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -258,6 +301,42 @@ mod tests {
         };
         assert_eq!(URL_SAFE_NO_PAD.decode(n).unwrap().len(), 256);
         assert_eq!(e, "AQAB");
+    }
+
+    /// PEM of `der`.
+    fn pem(label: &str, der: &[u8]) -> String {
+        pem_rfc7468::encode_string(label, pem_rfc7468::LineEnding::LF, der).unwrap()
+    }
+
+    #[test]
+    fn key_in_pem_is_read_as_the_attestation_agent_writes_it() {
+        let ec = PrivateKey::generate(P521.agreement).unwrap();
+        let pkcs8: aws_lc_rs::encoding::EcPrivateKeyRfc5915Der<'_> = ec.as_der().unwrap();
+        let read = TeeKey::from_pem(&pem("PRIVATE KEY", pkcs8.as_ref())).unwrap();
+        assert!(matches!(&read.public, Jwk::Ec { crv, .. } if crv == "P-521"));
+
+        let rsa = PrivateDecryptingKey::generate(KeySize::Rsa2048).unwrap();
+        let pkcs8 = rsa.as_der().unwrap();
+        let expected = TeeKey::from_pkcs8(pkcs8.as_ref()).unwrap().public;
+        // PKCS #8 is version, algorithm, and PKCS #1 in an octet string.
+        let (body, _) = der_value(pkcs8.as_ref(), 0x30).unwrap();
+        let (_, rest) = der_value(body, 0x02).unwrap();
+        let (_, rest) = der_value(rest, 0x30).unwrap();
+        let (pkcs1, _) = der_value(rest, 0x04).unwrap();
+        let read = TeeKey::from_pem(&pem("RSA PRIVATE KEY", pkcs1)).unwrap();
+        assert_eq!(read.public, expected);
+    }
+
+    #[test]
+    fn other_text_is_no_key() {
+        let error = TeeKey::from_pem("no PEM").unwrap_err();
+        assert!(matches!(error, KeyError::Pem(_)), "{error}");
+        let error = TeeKey::from_pem(&pem("CERTIFICATE", b"der")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "expected a PKCS #8 key on P-256 or P-521 or an RSA key, found none: PEM of \
+             \"CERTIFICATE\""
+        );
     }
 
     #[test]

@@ -31,12 +31,9 @@ impl Lifetime {
     /// From `exp` and `iat` of the token, read without trusting it: this only spares a request that
     /// the server would refuse. A token that says nothing is bounded by its cookie alone.
     pub(crate) fn of_token(token: &str, received: Instant) -> Self {
-        let length = token
-            .split('.')
-            .nth(1)
-            .and_then(|claims| URL_SAFE_NO_PAD.decode(claims).ok())
-            .and_then(|claims| serde_json::from_slice::<TokenLife>(&claims).ok())
-            .map(|life| Duration::try_from_secs_f64(life.exp - life.iat).unwrap_or(Duration::ZERO));
+        let length = untrusted_claims(token).map(|life: TokenLife| {
+            Duration::try_from_secs_f64(life.exp - life.iat).unwrap_or(Duration::ZERO)
+        });
         Self::starting(received, length)
     }
 
@@ -60,6 +57,13 @@ impl Lifetime {
                 .and_then(|length| received.checked_add(length)),
         }
     }
+}
+
+/// The claims of a token (RFC 7519 section 3), whoever has signed it.
+pub(crate) fn untrusted_claims<T: serde::de::DeserializeOwned>(token: &str) -> Option<T> {
+    let claims = token.split('.').nth(1)?;
+    let claims = URL_SAFE_NO_PAD.decode(claims).ok()?;
+    serde_json::from_slice(&claims).ok()
 }
 
 const LARGEST_MARGIN: Duration = Duration::from_secs(30);

@@ -5,16 +5,18 @@ use std::error::Error as StdError;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use reqwest::header::{CONTENT_TYPE, COOKIE, DATE, HeaderName, SET_COOKIE};
-use reqwest::{Certificate, Client, Proxy, redirect};
+use reqwest::{Client, Proxy, redirect};
 use rustls::CertificateError;
 use url::Url;
 
-use crate::config::{KbsConfig, Timeouts, without_user};
+use crate::clock::Clock;
+use crate::config::{KbsConfig, Timeouts, Trust, without_user};
 use crate::error::{ConfigError, Error, Unreachability};
 use crate::handshake::{Answer, Method, Request};
+use crate::tls::{self, Rejected};
 
 /// A client bound to one KBS.
 #[derive(Debug)]
@@ -23,19 +25,19 @@ pub(crate) struct Transport {
     /// Address of the KBS without a slash at the end.
     base: String,
     authenticated: bool,
-    own_roots: bool,
+    only_own_roots: bool,
     timeouts: Timeouts,
     max_response_bytes: usize,
 }
 
 impl Transport {
-    pub(crate) fn new(config: &KbsConfig) -> Result<Self, ConfigError> {
+    pub(crate) fn new(config: &KbsConfig, clock: Arc<Clock>) -> Result<Self, ConfigError> {
         check_url(&config.url)?;
         Ok(Self {
-            http: http_client(config)?,
+            http: http_client(config, clock)?,
             base: without_user(&config.url),
             authenticated: config.is_authenticated(),
-            own_roots: !config.root_certificates.is_empty(),
+            only_own_roots: config.trust == Trust::Pinned && !config.root_certificates.is_empty(),
             timeouts: config.timeouts,
             max_response_bytes: config.max_response_bytes,
         })
@@ -94,6 +96,9 @@ impl Transport {
         if let Some(cookie) = request.cookie() {
             builder = builder.header(COOKIE, cookie);
         }
+        if let Some(token) = request.bearer() {
+            builder = builder.bearer_auth(token);
+        }
         let response = builder
             .send()
             .await
@@ -135,18 +140,14 @@ impl Transport {
     fn classify(&self, error: reqwest::Error, url: &str) -> Error {
         let error = error.without_url();
         if let Some(cause) = find::<rustls::Error>(&error) {
-            let (url, hint) = (url.to_owned(), self.hint(cause));
-            return Error::Tls {
-                url,
-                reason: cause.to_string(),
-                hint,
-            };
+            return self.tls_error(cause, url);
         }
         if self.base.starts_with("http:") && is_not_http(&error) {
             return Error::Tls {
                 url: url.to_owned(),
+                subject: None,
                 reason: "it does not answer in HTTP".to_owned(),
-                hint: "if it speaks TLS there, the configured URL has to begin with https",
+                hint: "if it speaks TLS there, the configured URL has to begin with https".into(),
             };
         }
         let reason = if error.is_timeout() {
@@ -171,23 +172,43 @@ impl Transport {
         }
     }
 
-    fn hint(&self, cause: &rustls::Error) -> &'static str {
-        let rustls::Error::InvalidCertificate(fault) = cause else {
-            return "the port may not speak TLS, or the two sides share no version of it";
+    fn tls_error(&self, error: &rustls::Error, url: &str) -> Error {
+        let url = url.to_owned();
+        let Some(Rejected { subject, at, cause }) = Rejected::within(error) else {
+            return Error::Tls {
+                url,
+                subject: None,
+                reason: error.to_string(),
+                hint: "the port may not speak TLS, or the two sides share no version of it".into(),
+            };
         };
-        match fault {
+        Error::Tls {
+            url,
+            subject: Some(subject.clone()),
+            reason: cause.to_string(),
+            hint: self.hint(cause, *at),
+        }
+    }
+
+    fn hint(&self, cause: &rustls::Error, at: SystemTime) -> String {
+        let rustls::Error::InvalidCertificate(fault) = cause else {
+            return "its certificate is not acceptable".to_owned();
+        };
+        let hint = match fault {
             // Another root of the same name gives a signature that does not fit.
-            CertificateError::UnknownIssuer | CertificateError::BadSignature if self.own_roots => {
-                "none of the configured root certificates has issued its certificate"
-            }
             CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-                "the system's roots have not issued its certificate; configure the root that has"
+                if self.only_own_roots {
+                    "none of the configured root certificates has issued its certificate"
+                } else {
+                    "no root that is trusted has issued its certificate; configure the one that has"
+                }
             }
             CertificateError::Expired
             | CertificateError::ExpiredContext { .. }
             | CertificateError::NotValidYet
             | CertificateError::NotValidYetContext { .. } => {
-                "either its certificate or the clock of this machine is wrong"
+                let clock = httpdate::fmt_http_date(at);
+                return format!("either its certificate or our clock is wrong, which says {clock}");
             }
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 "its certificate is for other names than the host in the configured URL"
@@ -196,7 +217,8 @@ impl Transport {
                 "it presents a CA certificate as its own; let that CA issue one for the host"
             }
             _ => "its certificate is not acceptable",
-        }
+        };
+        hint.to_owned()
     }
 }
 
@@ -217,7 +239,7 @@ fn check_url(url: &Url) -> Result<(), ConfigError> {
     })
 }
 
-fn http_client(config: &KbsConfig) -> Result<Client, ConfigError> {
+fn http_client(config: &KbsConfig, clock: Arc<Clock>) -> Result<Client, ConfigError> {
     let mut builder = Client::builder()
         .user_agent(&config.user_agent)
         .connect_timeout(config.timeouts.connect)
@@ -232,10 +254,10 @@ fn http_client(config: &KbsConfig) -> Result<Client, ConfigError> {
         };
         builder = builder.proxy(Proxy::all(proxy.clone()).map_err(refused)?);
     }
-    // Without TLS the roots of the system are not needed, and may be missing.
-    if !config.root_certificates.is_empty() || config.url.scheme() == "http" {
-        builder = builder.tls_certs_only(root_certificates(&config.root_certificates)?);
-    }
+    builder = match tls::client_config(config, clock)? {
+        Some(tls) => builder.tls_backend_preconfigured(tls),
+        None => builder.tls_certs_only([]),
+    };
     builder.build().map_err(|error| ConfigError::Client {
         reason: sentence(&error),
     })
@@ -245,23 +267,6 @@ const LOCALHOST: [SocketAddr; 2] = [
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
     SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::LOCALHOST), 0),
 ];
-
-fn root_certificates(bundles: &[Vec<u8>]) -> Result<Vec<Certificate>, ConfigError> {
-    let mut roots = Vec::new();
-    for bundle in bundles {
-        let found = Certificate::from_pem_bundle(bundle).map_err(|error| {
-            ConfigError::RootCertificates {
-                problem: sentence(&error),
-            }
-        })?;
-        if found.is_empty() {
-            let problem = format!("no certificate in {} bytes", bundle.len());
-            return Err(ConfigError::RootCertificates { problem });
-        }
-        roots.extend(found);
-    }
-    Ok(roots)
-}
 
 /// Between half of the pause and all of it, so that guests that start together do not come back
 /// together. Without randomness it is all of it.

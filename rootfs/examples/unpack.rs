@@ -1,33 +1,59 @@
-//! Measures unpacking: `unpack BLOB DIRECTORY` reads a layer from the file BLOB, unpacks it into
-//! DIRECTORY, which must exist and be empty, and prints the time and the bytes.
+//! Measures unpacking: `unpack BLOB... DIRECTORY` reads layers from files, three at a time, unpacks
+//! them into DIRECTORY, which must exist and be empty, and prints the time and the bytes.
 //!
-//! What approves the layer is an image made up around it, so this is no way to unpack anything in
+//! What approves a layer is an image made up around it, so this is no way to unpack anything in
 //! earnest.
 
 use std::error::Error;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, Write};
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::Instant;
 
 use policy::{Algorithm, Approved, Digest, Document, Evidence, Hasher, ImageRef, Layer, Policy};
-use rootfs::{Cancel, Dir, Limits, Staging, unpack};
+use rootfs::{Budget, Cancel, Dir, Limits, Staging, unpack};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let arguments: Vec<_> = std::env::args_os().collect();
-    let [_, blob, directory] = arguments.as_slice() else {
-        return Err("usage: unpack BLOB DIRECTORY".into());
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let Some((directory, blobs)) = arguments
+        .split_last()
+        .filter(|(_, blobs)| !blobs.is_empty())
+    else {
+        return Err("usage: unpack BLOB... DIRECTORY".into());
     };
-    let layer = approve(&mut File::open(blob)?)?;
+    let mut layers = Vec::new();
+    for (number, blob) in blobs.iter().enumerate() {
+        layers.push((number, blob, approve(&mut File::open(blob)?)?));
+    }
     let directory = Dir::open_ambient(Path::new(directory))?;
+    let budget = Budget::new(Limits::default());
 
     let (start, used) = (Instant::now(), cpu_ticks()?);
-    let staging = Staging::create(&directory)?;
-    let source = BufReader::with_capacity(256 << 10, File::open(blob)?);
-    let proof = unpack(&layer, source, &staging, &Limits::default(), &Cancel::new())?;
-    let (bytes, entries) = (proof.content_bytes(), proof.entries());
-    staging.commit(proof, &directory, "layer")?;
+    let waiting = Mutex::new(layers.iter());
+    let work = || -> Result<(u64, u64), rootfs::Error> {
+        let next = || waiting.lock().ok().and_then(|mut waiting| waiting.next());
+        let mut sum = (0, 0);
+        while let Some((number, blob, layer)) = next() {
+            let staging = Staging::create(&directory)?;
+            let file = File::open(blob).map_err(rootfs::Error::Read)?;
+            let source = BufReader::with_capacity(64 << 10, file);
+            let proof = unpack(layer, source, &staging, &budget, &Cancel::new())?;
+            sum = (sum.0 + proof.entries(), sum.1 + proof.content_bytes());
+            staging.commit(proof, &directory, format!("layer-{number}"))?;
+        }
+        Ok(sum)
+    };
+    let sums = std::thread::scope(|scope| {
+        let workers = [(); AT_A_TIME].map(|()| scope.spawn(work));
+        workers.map(std::thread::ScopedJoinHandle::join)
+    });
     let (elapsed, used) = (start.elapsed(), cpu_ticks()? - used);
+    let (mut entries, mut bytes) = (0, 0);
+    for sum in sums {
+        let sum = sum.map_err(|_panic| "a worker panicked")??;
+        (entries, bytes) = (entries + sum.0, bytes + sum.1);
+    }
 
     let rate = u128::from(bytes) / elapsed.as_micros().max(1);
     let mut out = std::io::stdout().lock();
@@ -36,7 +62,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "{entries} entries, {bytes} bytes in {elapsed:.3?}: {rate} MB/s, {used}0 ms of processor"
     )?;
     for line in std::fs::read_to_string("/proc/self/status")?.lines() {
-        if line.starts_with("VmHWM") {
+        if line.starts_with("VmHWM") || line.contains("ctxt_switches") {
             writeln!(out, "{line}")?;
         }
     }
@@ -113,3 +139,6 @@ fn measure(source: &mut dyn Read) -> Result<(u64, Digest), Box<dyn Error>> {
         hasher.update(buffer.get(..count).unwrap_or_default());
     }
 }
+
+/// As many layers as image-agent unpacks at a time unless it is told otherwise.
+const AT_A_TIME: usize = 3;

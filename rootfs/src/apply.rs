@@ -10,14 +10,15 @@ use rustix::fs::{self, FileType, Mode, XattrFlags, makedev};
 use rustix::io::Errno;
 
 use crate::cancel::Cancel;
+use crate::copy;
 use crate::dir::Dir;
 use crate::entry::{Content, Entry, Kind, Metadata, Segment, Time, Xattr};
 use crate::error::{Error, LinkFault};
-use crate::limits::{LimitKind, Limits};
-use crate::metadata::Stamp;
+use crate::limits::{Budget, LimitKind};
+use crate::metadata::{Stamp, permissions};
 use crate::name::{Name, RelPath, length};
 use crate::tar::Archive;
-use crate::tree::{Record, Slot, Tree, is_whiteout, kind};
+use crate::tree::{Lower, Record, Slot, Tree, is_whiteout, kind};
 use crate::unpacked::{Counts, Note, Notes, Root};
 use crate::whiteout::{Marker, marker};
 use crate::xattr::{Verdict, judge};
@@ -26,7 +27,7 @@ use crate::xattr::{Verdict, judge};
 #[derive(Debug)]
 pub(crate) struct Writer<'a> {
     tree: Tree<'a>,
-    limits: &'a Limits,
+    budget: &'a Budget,
     cancel: &'a Cancel,
     blob_bytes: u64,
     stamp: Stamp,
@@ -46,11 +47,18 @@ pub(crate) struct Written {
 }
 
 impl<'a> Writer<'a> {
-    /// A writer into `root`, which is empty, of a layer that has `blob_bytes` when compressed.
-    pub(crate) fn new(root: Dir, limits: &'a Limits, blob_bytes: u64, cancel: &'a Cancel) -> Self {
+    /// A writer into `root`, which is empty, of a layer that has `blob_bytes` when compressed, on
+    /// top of what is `below` if that is known.
+    pub(crate) fn new(
+        root: Dir,
+        below: Option<Dir>,
+        budget: &'a Budget,
+        blob_bytes: u64,
+        cancel: &'a Cancel,
+    ) -> Self {
         Self {
-            tree: Tree::new(root, limits),
-            limits,
+            tree: Tree::new(root, below, budget.limits()),
+            budget,
             cancel,
             blob_bytes,
             stamp: Stamp::new(),
@@ -182,8 +190,8 @@ impl<'a> Writer<'a> {
                     let bytes = length(&xattr.name).saturating_add(length(&xattr.value));
                     let counts = &mut self.tree.counts;
                     counts.xattr_bytes = counts.xattr_bytes.saturating_add(bytes);
-                    self.limits
-                        .hold(LimitKind::XattrBytes, counts.xattr_bytes)?;
+                    let limits = self.budget.limits();
+                    limits.hold(LimitKind::XattrBytes, counts.xattr_bytes)?;
                     kept.push(xattr);
                 }
             }
@@ -209,10 +217,12 @@ impl<'a> Writer<'a> {
     ) -> Result<(), Error> {
         let counts = &mut self.tree.counts;
         counts.file_bytes = counts.file_bytes.saturating_add(content.size());
-        self.limits
-            .hold_expansion(counts.file_bytes, self.blob_bytes)?;
+        let limits = self.budget.limits();
+        limits.hold_expansion(counts.file_bytes, self.blob_bytes)?;
+        self.budget.spend(content.holes())?;
         let slot = self.tree.slot(path)?;
-        let file = self.create(&slot, Dir::create_file)?;
+        let mode = permissions(metadata);
+        let file = self.create(&slot, |parent, name| parent.create_file(name, mode))?;
         match content {
             Content::Dense { .. } => archive.copy_content(|piece| {
                 (&file)
@@ -226,7 +236,7 @@ impl<'a> Writer<'a> {
             }
         }
         self.stamp
-            .open(file.as_fd(), &slot.path, metadata, &mut self.notes)
+            .file(file.as_fd(), &slot.path, metadata, &mut self.notes)
     }
 
     fn symlink(&mut self, path: &RelPath, target: &[u8], metadata: &Metadata) -> Result<(), Error> {
@@ -263,7 +273,7 @@ impl<'a> Writer<'a> {
         let from = match self.link_target(&slot, &target) {
             Ok(from) => from,
             Err(Error::HardLink {
-                fault: LinkFault::Missing,
+                fault: LinkFault::Missing | LinkFault::Nowhere,
                 ..
             }) => {
                 self.tree.clear(&slot)?;
@@ -283,7 +293,7 @@ impl<'a> Writer<'a> {
         })
     }
 
-    /// Where the target of a hard link is: a file of this layer.
+    /// Where the target of a hard link is: a file of this layer, or one below that it then gets.
     fn link_target(&mut self, link: &Slot, target: &RelPath) -> Result<Slot, Error> {
         let refuse = |fault| {
             let (entry, target) = (link.path.clone(), target.clone());
@@ -302,11 +312,30 @@ impl<'a> Writer<'a> {
         };
         let stat = from.parent.stat(from.path.file_name());
         match stat.map_err(Error::io("examine", from.path.as_bytes()))? {
-            None => refuse(LinkFault::Missing),
-            Some(stat) if is_whiteout(&stat) => refuse(LinkFault::Missing),
+            None => match self.tree.lower(&from.path)? {
+                None => refuse(self.tree.missing()),
+                Some(lower) if lower.kind() == FileType::Directory => refuse(LinkFault::Directory),
+                Some(lower) => self.take_up(&lower, &from).map(|()| from),
+            },
+            Some(stat) if is_whiteout(&stat) => refuse(self.tree.missing()),
             Some(stat) if kind(&stat) == FileType::Directory => refuse(LinkFault::Directory),
             Some(_) => Ok(from),
         }
+    }
+
+    /// Copies a file below to its place in this layer, where nothing is.
+    fn take_up(&mut self, lower: &Lower, slot: &Slot) -> Result<(), Error> {
+        self.tree.count_entry()?;
+        if lower.kind() == FileType::RegularFile {
+            let size = u64::try_from(lower.stat.st_size).unwrap_or(u64::MAX);
+            let counts = &mut self.tree.counts;
+            counts.file_bytes = counts.file_bytes.saturating_add(size);
+            let limits = self.budget.limits();
+            limits.hold(LimitKind::UnpackedBytes, counts.file_bytes)?;
+            self.budget.spend(size)?;
+        }
+        copy::file(lower, slot, &self.stamp, &mut self.notes)?;
+        self.tree.keep_copy(slot)
     }
 
     /// Makes the links whose targets came after them. Each round makes those whose target exists,
@@ -328,7 +357,7 @@ impl<'a> Writer<'a> {
                 match self.link_target(&slot, &target) {
                     Err(
                         error @ Error::HardLink {
-                            fault: LinkFault::Missing,
+                            fault: LinkFault::Missing | LinkFault::Nowhere,
                             ..
                         },
                     ) => {
@@ -353,6 +382,7 @@ impl<'a> Writer<'a> {
     fn whiteout(&mut self, marker: &RelPath, hidden: &[u8]) -> Result<(), Error> {
         let slot = self.tree.slot(marker)?;
         let path = RelPath::canonical(slot.path.split().0).join(hidden);
+        self.tree.hide_copy(&path)?;
         match slot
             .parent
             .make_node(hidden, FileType::CharacterDevice, makedev(0, 0))
@@ -396,7 +426,7 @@ pub(crate) fn finish_root(root: &Dir, says: &Root, notes: &mut Notes) -> Result<
     if says.is_opaque {
         set_opaque(root, &RelPath::default())?;
     }
-    Stamp::new().open(root.as_fd(), &RelPath::default(), metadata, notes)
+    Stamp::new().directory(root.as_fd(), &RelPath::default(), metadata, notes)
 }
 
 fn finish_directory(
@@ -416,7 +446,7 @@ fn finish_directory(
         set_opaque(&dir, path)?;
     }
     match &record.metadata {
-        Some(metadata) => stamp.open(dir.as_fd(), path, metadata, notes),
+        Some(metadata) => stamp.directory(dir.as_fd(), path, metadata, notes),
         None => fs::fchmod(&dir, Mode::from_raw_mode(IMPLIED_MODE))
             .map_err(Error::io("set the mode of", path.as_bytes())),
     }

@@ -1,7 +1,9 @@
 //! Passes bytes from one stage of the pipeline to the next in a fixed set of buffers.
 
 use std::io::{self, BufRead, Read};
-use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::mem;
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TryRecvError};
+use std::sync::{Mutex, PoisonError};
 
 use thiserror::Error;
 
@@ -11,48 +13,63 @@ use crate::error::Error;
 /// of them still fit in the cache of a core.
 pub(crate) const CHUNK: usize = 256 << 10;
 
-/// A connection that holds at most `chunks` buffers, full and empty together.
+/// A connection that holds at most `chunks` buffers, at least two, full and empty together.
 pub(crate) fn channel(chunks: usize) -> (Sink, Source) {
     let (full, filled) = mpsc::sync_channel(chunks.saturating_add(1));
     let (empty, emptied) = mpsc::channel();
     let sink = Sink {
         full,
         emptied,
+        ready: Vec::new(),
         unmade: chunks,
     };
-    (
-        sink,
-        Source {
-            filled,
-            empty,
-            chunk: Chunk::default(),
-            position: 0,
-            passed: 0,
-            ended: false,
-        },
-    )
+    let source = Source {
+        filled,
+        empty,
+        used: Vec::new(),
+        batch: chunks.div_ceil(2),
+        chunk: Chunk::default(),
+        position: 0,
+        passed: 0,
+        ended: false,
+    };
+    (sink, source)
+}
+
+/// A connection with a stage in between that sees all bytes and changes none. It holds at most
+/// `chunks` buffers, at least three.
+pub(crate) fn relayed_channel(chunks: usize) -> (Sink, Relay, Source) {
+    let (sink, mut source) = channel(chunks);
+    let (full, filled) = mpsc::sync_channel(chunks.saturating_add(1));
+    let filled = mem::replace(&mut source.filled, filled);
+    (sink, Relay { filled, full }, source)
 }
 
 /// The end into which a stage writes.
 #[derive(Debug)]
 pub(crate) struct Sink {
     full: SyncSender<Message>,
-    emptied: Receiver<Vec<u8>>,
+    emptied: Receiver<Vec<Buffer>>,
+    ready: Vec<Buffer>,
     unmade: usize,
 }
 
 impl Sink {
     /// An empty buffer, as soon as there is one. Its content is whatever it was.
-    pub(crate) fn buffer(&mut self) -> Result<Vec<u8>, Error> {
+    pub(crate) fn buffer(&mut self) -> Result<Buffer, Error> {
+        if let Some(buffer) = self.ready.pop() {
+            return Ok(buffer);
+        }
         if let Some(unmade) = self.unmade.checked_sub(1) {
             self.unmade = unmade;
-            return Ok(vec![0; CHUNK]);
+            return Ok(Buffer::take());
         }
-        self.emptied.recv().map_err(|mpsc::RecvError| gone())
+        self.ready = self.emptied.recv().map_err(|mpsc::RecvError| gone())?;
+        self.ready.pop().ok_or_else(gone)
     }
 
     /// Passes on the first `filled` bytes of a buffer.
-    pub(crate) fn send(&self, buffer: Vec<u8>, filled: usize) -> Result<(), Error> {
+    pub(crate) fn send(&self, buffer: Buffer, filled: usize) -> Result<(), Error> {
         let message = Message::Chunk(Chunk { buffer, filled });
         self.full.send(message).map_err(|mpsc::SendError(_)| gone())
     }
@@ -66,11 +83,47 @@ impl Sink {
     }
 }
 
+/// The middle of a connection. Dropped before the end, it is to the stages at both ends as if the
+/// other one had failed.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    filled: Receiver<Message>,
+    full: SyncSender<Message>,
+}
+
+impl Relay {
+    /// Shows every chunk to `see` and passes it on. That the stream has ended is told to no one
+    /// before [`finish`](Self::finish).
+    pub(crate) fn pass(&self, mut see: impl FnMut(&[u8])) -> Result<(), Error> {
+        loop {
+            match self.filled.recv().map_err(|mpsc::RecvError| gone())? {
+                Message::End => return Ok(()),
+                Message::Chunk(chunk) => {
+                    see(chunk.bytes(0));
+                    let passed = self.full.send(Message::Chunk(chunk));
+                    passed.map_err(|mpsc::SendError(_)| gone())?;
+                }
+            }
+        }
+    }
+
+    /// Says that all bytes were passed on, and that all of them are good.
+    pub(crate) fn finish(self) -> Result<(), Error> {
+        self.full
+            .send(Message::End)
+            .map_err(|mpsc::SendError(_)| gone())
+    }
+}
+
 /// The end from which a stage reads.
 #[derive(Debug)]
 pub(crate) struct Source {
     filled: Receiver<Message>,
-    empty: Sender<Vec<u8>>,
+    empty: Sender<Vec<Buffer>>,
+    /// Buffers to be given back. They go several at a time, so that a stage that is the faster one
+    /// is woken to do more than one chunk.
+    used: Vec<Buffer>,
+    batch: usize,
     chunk: Chunk,
     position: usize,
     passed: u64,
@@ -83,38 +136,48 @@ impl Source {
         self.passed
     }
 
-    /// The bytes not yet consumed of the present chunk, waiting for one if there are none. Each
-    /// chunk is shown to `arrived` once.
-    pub(crate) fn fill(&mut self, mut arrived: impl FnMut(&[u8])) -> io::Result<&[u8]> {
-        while self.position >= self.chunk.filled && !self.ended {
-            match self.filled.recv() {
-                Ok(Message::Chunk(chunk)) => {
-                    let used = std::mem::replace(&mut self.chunk, chunk);
-                    self.position = 0;
-                    arrived(self.rest());
-                    // The first has no buffer, and a stage that has ended no use for one.
-                    if !used.buffer.is_empty() {
-                        drop(self.empty.send(used.buffer));
-                    }
-                }
-                Ok(Message::End) => self.ended = true,
-                Err(mpsc::RecvError) => return Err(io::Error::other(PeerGone)),
-            }
-        }
-        Ok(self.rest())
+    fn rest(&self) -> &[u8] {
+        self.chunk.bytes(self.position)
     }
 
-    fn rest(&self) -> &[u8] {
-        self.chunk
-            .buffer
-            .get(self.position..self.chunk.filled)
-            .unwrap_or_default()
+    /// Gives the present chunk's buffer back and waits for the next chunk.
+    fn next(&mut self) -> io::Result<()> {
+        self.position = 0;
+        let chunk = mem::take(&mut self.chunk);
+        self.used.extend(Some(chunk.buffer).filter(Buffer::is_real));
+        if self.used.len() >= self.batch {
+            self.give_back();
+        }
+        let message = match self.filled.try_recv() {
+            Err(TryRecvError::Empty) => {
+                // Whoever fills them must not wait for buffers while this waits for chunks.
+                self.give_back();
+                self.filled.recv().ok()
+            }
+            received => received.ok(),
+        };
+        match message {
+            Some(Message::Chunk(chunk)) => self.chunk = chunk,
+            Some(Message::End) => self.ended = true,
+            None => return Err(io::Error::other(PeerGone)),
+        }
+        Ok(())
+    }
+
+    fn give_back(&mut self) {
+        if !self.used.is_empty() {
+            // A stage that has ended has no use for them.
+            drop(self.empty.send(mem::take(&mut self.used)));
+        }
     }
 }
 
 impl BufRead for Source {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.fill(|_| ())
+        while self.position >= self.chunk.filled && !self.ended {
+            self.next()?;
+        }
+        Ok(self.rest())
     }
 
     fn consume(&mut self, count: usize) {
@@ -160,34 +223,97 @@ enum Message {
 
 #[derive(Debug, Default)]
 struct Chunk {
-    buffer: Vec<u8>,
+    buffer: Buffer,
     filled: usize,
 }
+
+impl Chunk {
+    fn bytes(&self, from: usize) -> &[u8] {
+        self.buffer.0.get(from..self.filled).unwrap_or_default()
+    }
+}
+
+/// [`CHUNK`] bytes out of a pool of the process, to which they return: every layer has threads of
+/// its own, and what each of them gave back to the allocator would be kept for that thread.
+#[derive(Debug, Default)]
+pub(crate) struct Buffer(Vec<u8>);
+
+impl Buffer {
+    fn take() -> Self {
+        let pooled = POOL.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        Self(pooled.unwrap_or_else(|| vec![0; CHUNK]))
+    }
+
+    /// Whether it is more than the place of one.
+    fn is_real(&self) -> bool {
+        !self.0.is_empty()
+    }
+}
+
+impl AsMut<[u8]> for Buffer {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_real() && pool.len() < POOLED {
+            pool.push(mem::take(&mut self.0));
+        }
+    }
+}
+
+static POOL: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+/// Buffers kept while nobody needs them, 4.5 MiB: those of as many layers as are unpacked at a
+/// time by default.
+const POOLED: usize = 18;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn send_numbers(mut sink: Sink) {
+        for number in 0..50_u8 {
+            let mut buffer = sink.buffer().unwrap();
+            assert_eq!(buffer.as_mut().len(), CHUNK);
+            buffer.as_mut()[..3].copy_from_slice(&[number; 3]);
+            sink.send(buffer, 3).unwrap();
+        }
+        sink.finish().unwrap();
+    }
+
+    fn numbers() -> Vec<u8> {
+        (0..50).flat_map(|number| [number; 3]).collect()
+    }
+
     #[test]
     fn passes_all_bytes_in_few_buffers() {
-        let (mut sink, mut source) = channel(2);
-        let sender = std::thread::spawn(move || {
-            for number in 0..50_u8 {
-                let mut buffer = sink.buffer().unwrap();
-                assert_eq!(buffer.len(), CHUNK);
-                buffer[..3].copy_from_slice(&[number; 3]);
-                sink.send(buffer, 3).unwrap();
-            }
-            sink.finish().unwrap();
+        let (sink, mut source) = channel(2);
+        let sender = std::thread::spawn(move || send_numbers(sink));
+        let mut bytes = Vec::new();
+        source.read_to_end(&mut bytes).unwrap();
+        sender.join().unwrap();
+        assert_eq!(bytes, numbers());
+        assert_eq!(source.passed(), 150);
+    }
+
+    #[test]
+    fn a_stage_in_between_sees_all_bytes() {
+        let (sink, relay, mut source) = relayed_channel(3);
+        let sender = std::thread::spawn(move || send_numbers(sink));
+        let between = std::thread::spawn(move || {
+            let mut seen = Vec::new();
+            relay.pass(|bytes| seen.extend_from_slice(bytes)).unwrap();
+            relay.finish().unwrap();
+            seen
         });
         let mut bytes = Vec::new();
         source.read_to_end(&mut bytes).unwrap();
         sender.join().unwrap();
-        assert_eq!(
-            bytes,
-            (0..50).flat_map(|number| [number; 3]).collect::<Vec<_>>()
-        );
-        assert_eq!(source.passed(), 150);
+        assert_eq!(bytes, numbers());
+        assert_eq!(between.join().unwrap(), numbers());
     }
 
     #[test]
@@ -199,6 +325,26 @@ mod tests {
         let mut bytes = Vec::new();
         let error = Error::Read(source.read_to_end(&mut bytes).unwrap_err());
         assert!(is_peer_gone(&error), "{error:?}");
+    }
+
+    #[test]
+    fn a_stage_in_between_that_fails_ends_both_sides() {
+        let (mut sink, relay, mut source) = relayed_channel(3);
+        let buffer = sink.buffer().unwrap();
+        sink.send(buffer, 10).unwrap();
+        sink.finish().unwrap();
+        // It has seen the end, and not said that all was good.
+        relay.pass(|_| ()).unwrap();
+        drop(relay);
+        let mut bytes = Vec::new();
+        let error = Error::Read(source.read_to_end(&mut bytes).unwrap_err());
+        assert!(is_peer_gone(&error), "{error:?}");
+        assert_eq!(bytes.len(), 10);
+
+        let (mut sink, relay, _source) = relayed_channel(3);
+        let buffer = sink.buffer().unwrap();
+        drop(relay);
+        assert!(is_peer_gone(&sink.send(buffer, 1).unwrap_err()));
     }
 
     #[test]

@@ -83,15 +83,22 @@ impl Dir {
         fs::openat2(&self.0, path, DIRECTORY, Mode::empty(), BENEATH).map(Self)
     }
 
-    /// Creates the file `name`, which must not exist, for writing.
-    pub(crate) fn create_file(&self, name: &[u8]) -> rustix::io::Result<File> {
+    /// Creates the file `name`, which must not exist, for writing. The process's mask is taken
+    /// from `mode`.
+    pub(crate) fn create_file(&self, name: &[u8], mode: Mode) -> rustix::io::Result<File> {
         let flags = OFlags::WRONLY
             | OFlags::CREATE
             | OFlags::EXCL
             | OFlags::NOFOLLOW
             | OFlags::NOCTTY
             | OFlags::CLOEXEC;
-        fs::openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR).map(File::from)
+        fs::openat(&self.0, name, flags, mode).map(File::from)
+    }
+
+    /// Opens the file `name` for reading; a link is refused.
+    pub(crate) fn open_file(&self, name: &[u8]) -> rustix::io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        fs::openat(&self.0, name, flags, Mode::empty()).map(File::from)
     }
 
     /// A handle of whatever `name` is, a link too, for metadata only.
@@ -234,6 +241,13 @@ impl Dir {
     }
 }
 
+/// A directory that the caller has opened, by `fsmount(2)` for one.
+impl From<OwnedFd> for Dir {
+    fn from(directory: OwnedFd) -> Self {
+        Self(directory)
+    }
+}
+
 impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -319,7 +333,7 @@ mod tests {
         let mut at = dir.create_dir("tree").unwrap();
         for depth in 0..3000 {
             at.make_symlink(b"out", b"../../bystander").unwrap();
-            at.create_file(b"removing-1").unwrap();
+            at.create_file(b"removing-1", Mode::RWXU).unwrap();
             fs::fchmod(&at, Mode::empty()).unwrap();
             at = at
                 .create_dir(if depth % 2 == 0 { "a" } else { "removing-2" })

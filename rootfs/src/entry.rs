@@ -46,6 +46,17 @@ impl Content {
             Self::Dense { size } | Self::Sparse { size, .. } => *size,
         }
     }
+
+    /// The bytes of the file that the archive does not hold.
+    pub(crate) fn holes(&self) -> u64 {
+        match self {
+            Self::Dense { .. } => 0,
+            Self::Sparse { size, segments } => {
+                let lengths = segments.iter().map(|segment| segment.length);
+                size.saturating_sub(lengths.sum())
+            }
+        }
+    }
 }
 
 /// A run of stored bytes in a sparse file.

@@ -229,6 +229,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the layer cannot be unpacked for itself, but perhaps with
+    /// [`unpack_onto`](crate::unpack_onto): a link of it leads to what it does not have.
+    pub fn needs_lower_layers(&self) -> bool {
+        let (Self::HardLink { fault, .. } | Self::ParentLink { fault, .. }) = self else {
+            return false;
+        };
+        *fault == LinkFault::Missing
+    }
+
     /// Turns what the kernel said into the error for doing `operation` to `name`.
     pub(crate) fn io<E: Into<io::Error>>(
         operation: &'static str,
@@ -359,6 +368,9 @@ pub enum LinkFault {
     /// To a name that this layer does not have.
     #[error("which this layer does not have")]
     Missing,
+    /// To a name that neither this layer nor any below it has.
+    #[error("which neither this layer nor any below it has")]
+    Nowhere,
     /// In circles, or through more links than the kernel would follow.
     #[error("which leads through too many links")]
     Loop,

@@ -1,34 +1,30 @@
 //! Decompresses a layer as its media type says, whole: all members, all frames.
 
-use std::io::{self, BufRead, Read};
+mod gzip;
+mod pool;
+mod zstd;
 
-use flate2::{Decompress, FlushDecompress, Status};
+use std::io::Read;
+
 use policy::Compression;
-use zstd::zstd_safe;
 
+use self::gzip::Gzip;
+use self::zstd::Zstd;
 use crate::cancel::Cancel;
 use crate::chunks::{CHUNK, Sink, Source};
 use crate::error::Error;
-use crate::limits::{LimitKind, Limits};
+use crate::limits::Budget;
 
 /// Reads all of `source`, decompresses it into `sink`, and returns the number of bytes that made.
 pub(crate) fn inflate(
     source: Source,
     compression: Compression,
-    sink: Sink,
-    limits: &Limits,
-    cancel: &Cancel,
-) -> Result<u64, Error> {
-    let mut decoder = Decoder::new(source, compression, limits)?;
-    pump(&mut decoder, sink, limits, cancel)
-}
-
-fn pump(
-    decoder: &mut Decoder,
     mut sink: Sink,
-    limits: &Limits,
+    budget: &Budget,
     cancel: &Cancel,
 ) -> Result<u64, Error> {
+    let mut decoder = Decoder::new(source, compression);
+    let limits = budget.limits();
     let mut total = 0_u64;
     loop {
         cancel.check()?;
@@ -36,12 +32,14 @@ fn pump(
         let mut filled = 0;
         let mut ended = false;
         while filled < CHUNK && !ended {
-            let room = buffer.get_mut(filled..).unwrap_or_default();
-            let count = decoder.read(room, limits)?;
+            let room = buffer.as_mut().get_mut(filled..).unwrap_or_default();
+            let count = decoder.read(room, budget, cancel)?;
             ended = count == 0;
             filled = filled.saturating_add(count);
-            total = total.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+            let count = u64::try_from(count).unwrap_or(u64::MAX);
+            total = total.saturating_add(count);
             limits.hold_expansion(total, decoder.consumed())?;
+            budget.spend(count)?;
         }
         if filled > 0 {
             sink.send(buffer, filled)?;
@@ -57,26 +55,29 @@ fn pump(
 enum Decoder {
     Plain(Source),
     Gzip(Gzip),
-    Zstd(Box<zstd::Decoder<'static, Source>>),
+    Zstd(Zstd),
 }
 
 impl Decoder {
-    fn new(source: Source, compression: Compression, limits: &Limits) -> Result<Self, Error> {
-        Ok(match compression {
+    fn new(source: Source, compression: Compression) -> Self {
+        match compression {
             Compression::None => Self::Plain(source),
             Compression::Gzip => Self::Gzip(Gzip::new(source)),
-            Compression::Zstd => Self::Zstd(Box::new(zstd_decoder(source, limits)?)),
-        })
+            Compression::Zstd => Self::Zstd(Zstd::new(source)),
+        }
     }
 
     /// Fills some of `buffer`; nothing of it at the end of the stream.
-    fn read(&mut self, buffer: &mut [u8], limits: &Limits) -> Result<usize, Error> {
+    fn read(
+        &mut self,
+        buffer: &mut [u8],
+        budget: &Budget,
+        cancel: &Cancel,
+    ) -> Result<usize, Error> {
         match self {
             Self::Plain(source) => source.read(buffer).map_err(Error::Read),
             Self::Gzip(gzip) => gzip.read(buffer),
-            Self::Zstd(zstd) => zstd
-                .read(buffer)
-                .map_err(|source| zstd_error(source, limits)),
+            Self::Zstd(zstd) => zstd.read(buffer, budget.limits(), cancel),
         }
     }
 
@@ -85,148 +86,21 @@ impl Decoder {
         match self {
             Self::Plain(source) => source.passed(),
             Self::Gzip(gzip) => gzip.source.passed(),
-            Self::Zstd(zstd) => zstd.get_ref().passed(),
+            Self::Zstd(zstd) => zstd.source.passed(),
         }
     }
 }
-
-/// A gzip file: members one after the other (RFC 1952, 2.2), and zeros to fill a tape block, which
-/// gzip itself has always passed over.
-struct Gzip {
-    source: Source,
-    inflate: Decompress,
-    position: Position,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Position {
-    BeforeFirst,
-    Within,
-    Between,
-    Padding,
-}
-
-impl Gzip {
-    fn new(source: Source) -> Self {
-        let inflate = Decompress::new_gzip(WINDOW_BITS);
-        Self {
-            source,
-            inflate,
-            position: Position::BeforeFirst,
-        }
-    }
-
-    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
-        loop {
-            let input = self.source.fill_buf().map_err(Error::Read)?;
-            match (self.position, input) {
-                (Position::Between | Position::Padding, []) => return Ok(0),
-                (Position::BeforeFirst | Position::Within, []) => {
-                    return Err(gzip_error(io::ErrorKind::UnexpectedEof.into()));
-                }
-                (Position::Between | Position::Padding, [0, ..]) => {
-                    let zeros = input.iter().take_while(|&&byte| byte == 0).count();
-                    self.source.consume(zeros);
-                    self.position = Position::Padding;
-                    continue;
-                }
-                (Position::Between, [FIRST_MAGIC, ..]) => self.inflate.reset(true),
-                (Position::Between | Position::Padding, _) => {
-                    let (compression, offset) = (Compression::Gzip, self.source.passed());
-                    return Err(Error::TrailingGarbage {
-                        compression,
-                        offset,
-                    });
-                }
-                (Position::BeforeFirst | Position::Within, _) => {}
-            }
-            let produced = self.member(buffer)?;
-            if produced > 0 {
-                return Ok(produced);
-            }
-        }
-    }
-
-    /// Decompresses some of a member.
-    fn member(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
-        let input = self.source.fill_buf().map_err(Error::Read)?;
-        let before = (self.inflate.total_in(), self.inflate.total_out());
-        let status = self
-            .inflate
-            .decompress(input, buffer, FlushDecompress::None);
-        let status = status.map_err(|error| gzip_error(error.into()))?;
-        let consumed = difference(self.inflate.total_in(), before.0);
-        let produced = difference(self.inflate.total_out(), before.1);
-        self.source.consume(consumed);
-        self.position = match status {
-            Status::StreamEnd => Position::Between,
-            _ if consumed == 0 && produced == 0 => {
-                return Err(gzip_error(io::ErrorKind::InvalidData.into()));
-            }
-            Status::Ok | Status::BufError => Position::Within,
-        };
-        Ok(produced)
-    }
-}
-
-fn zstd_decoder(source: Source, limits: &Limits) -> Result<zstd::Decoder<'static, Source>, Error> {
-    let start = || {
-        let mut decoder = zstd::Decoder::with_buffer(source)?;
-        decoder.window_log_max(limits.zstd_window_log)?;
-        Ok(decoder)
-    };
-    start().map_err(|source| Error::Inflate {
-        compression: Compression::Zstd,
-        source,
-    })
-}
-
-/// The crate passes the library's errors on as text; this compares with the library's own.
-fn zstd_error(source: io::Error, limits: &Limits) -> Error {
-    let window = zstd_safe::get_error_name(0_usize.wrapping_sub(WINDOW_TOO_LARGE));
-    if source.kind() == io::ErrorKind::Other && source.to_string() == window {
-        let allowed = 1_u64
-            .checked_shl(limits.zstd_window_log)
-            .unwrap_or(u64::MAX);
-        let found = allowed.saturating_add(1);
-        return Error::Limit {
-            limit: LimitKind::ZstdWindow,
-            allowed,
-            found,
-        };
-    }
-    Error::Inflate {
-        compression: Compression::Zstd,
-        source,
-    }
-}
-
-fn gzip_error(source: io::Error) -> Error {
-    Error::Inflate {
-        compression: Compression::Gzip,
-        source,
-    }
-}
-
-fn difference(after: u64, before: u64) -> usize {
-    usize::try_from(after.saturating_sub(before)).unwrap_or(usize::MAX)
-}
-
-/// The window of deflate, RFC 1951.
-const WINDOW_BITS: u8 = 15;
-/// The first byte of a gzip member, RFC 1952, 2.3.1.
-const FIRST_MAGIC: u8 = 0x1f;
-/// `ZSTD_error_frameParameter_windowTooLarge` in `zstd_errors.h`.
-const WINDOW_TOO_LARGE: usize = 16;
 
 #[cfg(test)]
 mod tests {
     use std::io::Write;
 
+    use ::zstd::Encoder;
     use flate2::write::GzEncoder;
 
     use super::*;
     use crate::chunks::{self, is_peer_gone};
+    use crate::limits::{LimitKind, Limits};
 
     /// Decompresses `blob`, handed over in pieces of `piece` bytes.
     fn run(blob: &[u8], compression: Compression, piece: usize) -> Result<Vec<u8>, Error> {
@@ -245,14 +119,14 @@ mod tests {
             let reader = scope.spawn(move || {
                 for piece in blob.chunks(piece) {
                     let mut buffer = blob_sink.buffer()?;
-                    buffer[..piece.len()].copy_from_slice(piece);
+                    buffer.as_mut()[..piece.len()].copy_from_slice(piece);
                     blob_sink.send(buffer, piece.len())?;
                 }
                 blob_sink.finish()
             });
             let inflater = scope.spawn(move || {
-                let cancel = Cancel::new();
-                inflate(blob_source, compression, content_sink, limits, &cancel)
+                let (budget, cancel) = (Budget::new(limits.clone()), Cancel::new());
+                inflate(blob_source, compression, content_sink, &budget, &cancel)
             });
             let mut content = Vec::new();
             let read = content_source.read_to_end(&mut content);
@@ -272,7 +146,7 @@ mod tests {
     }
 
     fn zstd(content: &[u8]) -> Vec<u8> {
-        zstd::encode_all(content, 1).unwrap()
+        ::zstd::encode_all(content, 1).unwrap()
     }
 
     fn sample() -> Vec<u8> {
@@ -370,6 +244,8 @@ mod tests {
                 Compression::Zstd,
                 [&zstd[..], b"garbage!"].concat(),
             ),
+            ("zstd empty", Compression::Zstd, Vec::new()),
+            ("zstd header cut", Compression::Zstd, zstd[..5].to_vec()),
             ("gzip for zstd", Compression::Zstd, gzip.clone()),
         ];
         for (row, expected, blob) in rows {
@@ -412,7 +288,7 @@ mod tests {
 
     #[test]
     fn holds_zstd_to_its_window() {
-        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        let mut encoder = Encoder::new(Vec::new(), 1).unwrap();
         encoder.window_log(24).unwrap();
         encoder.write_all(&sample()).unwrap();
         let blob = encoder.finish().unwrap();
@@ -424,12 +300,12 @@ mod tests {
         let Error::Limit {
             limit: LimitKind::ZstdWindow,
             allowed,
-            ..
+            found,
         } = error
         else {
             panic!("{error:?}")
         };
-        assert_eq!(allowed, 8 << 20);
+        assert_eq!((allowed, found), (8 << 20, 16 << 20));
         let limits = Limits {
             zstd_window_log: 24,
             ..Limits::default()
@@ -442,7 +318,7 @@ mod tests {
         let zeros = vec![0; 1 << 20];
         let (mut gz, mut zst) = (
             GzEncoder::new(Vec::new(), flate2::Compression::best()),
-            zstd::Encoder::new(Vec::new(), 1).unwrap(),
+            Encoder::new(Vec::new(), 1).unwrap(),
         );
         for _ in 0..200 {
             gz.write_all(&zeros).unwrap();

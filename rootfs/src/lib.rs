@@ -22,12 +22,16 @@
 //!
 //! * A name is relative to the layer's root, also when it is written as absolute; `..` is refused.
 //! * A parent that is a symbolic link is followed as in a chroot of the layer's root; one that
-//!   leads to nothing in this layer, or there only by endless detours, is refused, and so is a
-//!   parent that is no directory.
+//!   leads there only by endless detours is refused, and so is a parent that is no directory.
+//! * A link that leads to nothing in this layer is refused by [`unpack`] with an error for which
+//!   [`Error::needs_lower_layers`] holds. A parent without an entry is made, and reported as
+//!   implied: whether it is a symbolic link below only the caller can know. [`unpack_onto`] finds
+//!   both below, as the order of the layers has it.
 //! * The last entry of a name wins. A directory entry replaces whatever is not a directory; a file
 //!   or link replaces a directory with all that is in it; a device or fifo in place of a directory
 //!   is refused.
-//! * A hard link has no metadata of its own; it may name an entry that comes later.
+//! * A hard link has no metadata of its own; it may name an entry that comes later. One to a file
+//!   below links to a copy of that: names that the file has in other layers keep the old one.
 //! * A whiteout hides what lower layers have, never what the same layer brings, whichever comes
 //!   first. A directory whose name was hidden, or was held by something else earlier in the layer,
 //!   is opaque.
@@ -37,6 +41,7 @@
 mod apply;
 mod cancel;
 mod chunks;
+mod copy;
 mod dir;
 mod entry;
 mod error;
@@ -45,6 +50,7 @@ mod limits;
 mod metadata;
 mod name;
 mod pipeline;
+mod privilege;
 mod staging;
 mod tar;
 mod tree;
@@ -55,8 +61,8 @@ mod xattr;
 pub use crate::cancel::Cancel;
 pub use crate::dir::Dir;
 pub use crate::error::{Error, HeaderFault, LinkFault, PaxFault, SparseFault};
-pub use crate::limits::{LimitKind, Limits};
+pub use crate::limits::{Budget, LimitKind, Limits};
 pub use crate::name::{Name, RelPath};
-pub use crate::pipeline::unpack;
+pub use crate::pipeline::{unpack, unpack_onto};
 pub use crate::staging::{Committed, Staging};
 pub use crate::unpacked::{Note, Notes, Unpacked};

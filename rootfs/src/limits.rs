@@ -1,6 +1,7 @@
 //! The bounds within which a layer is unpacked.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::Error;
 
@@ -14,6 +15,10 @@ pub struct Limits {
     /// the holes of sparse ones. Stops a layer from filling the disk or the guest's memory.
     /// Default 64 GiB.
     pub unpacked_bytes: u64,
+    /// Bytes that all layers of an image may unpack to together, counted as
+    /// [`unpacked_bytes`](Self::unpacked_bytes) are. Stops an image of many layers, each of which
+    /// stays within its own limit. Default 128 GiB.
+    pub image_bytes: u64,
     /// How many times its compressed bytes a layer may expand, once past
     /// [`ratio_free_bytes`](Self::ratio_free_bytes). Stops decompression bombs (10 GB of zeros are
     /// 10 MB of gzip and 0.4 MB of zstd) and sparse bombs (10 GB in 2 kB). Default 200.
@@ -42,7 +47,9 @@ pub struct Limits {
     /// hundreds of megabytes, from filling the guest's memory. Default 128 MiB, some 400,000 directories.
     pub kept_bytes: u64,
     /// Binary logarithm of the largest zstd window. Stops a frame of few bytes from claiming
-    /// gigabytes of decoder memory. Default 27, which is 128 MiB.
+    /// gigabytes of decoder memory. The windows of all layers that are being unpacked come out of
+    /// one pool of the process, so that only one at a time can be larger than that pool.
+    /// Default 27, which is 128 MiB.
     pub zstd_window_log: u32,
 }
 
@@ -50,6 +57,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             unpacked_bytes: 64 << 30,
+            image_bytes: 128 << 30,
             ratio: 200,
             ratio_free_bytes: 64 << 20,
             entries: 2_000_000,
@@ -68,6 +76,7 @@ impl Limits {
     pub(crate) fn hold(&self, limit: LimitKind, found: u64) -> Result<(), Error> {
         let allowed = match limit {
             LimitKind::UnpackedBytes => self.unpacked_bytes,
+            LimitKind::ImageBytes => self.image_bytes,
             LimitKind::Entries => self.entries,
             LimitKind::PathBytes => self.path_bytes.min(PATH_MAX),
             LimitKind::ComponentBytes => NAME_MAX,
@@ -105,12 +114,50 @@ impl Limits {
     }
 }
 
+/// The limits of the layers of one image, and what all of them together have used.
+///
+/// Shared by the unpackings of one image.
+#[derive(Debug)]
+pub struct Budget {
+    limits: Limits,
+    spent: AtomicU64,
+}
+
+impl Budget {
+    /// Nothing spent yet.
+    pub const fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            spent: AtomicU64::new(0),
+        }
+    }
+
+    /// The limits of each layer.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Counts unpacked bytes of the image: also for a layer that was unpacked before, by its
+    /// [`content_bytes`](crate::Unpacked::content_bytes). What a failed attempt has spent stays
+    /// spent.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] beyond [`Limits::image_bytes`].
+    pub fn spend(&self, bytes: u64) -> Result<(), Error> {
+        let before = self.spent.fetch_add(bytes, Ordering::Relaxed);
+        self.limits
+            .hold(LimitKind::ImageBytes, before.saturating_add(bytes))
+    }
+}
+
 /// Which of the [`Limits`] a layer went over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LimitKind {
     /// [`Limits::unpacked_bytes`].
     UnpackedBytes,
+    /// [`Limits::image_bytes`]; the number found is that of all layers together.
+    ImageBytes,
     /// [`Limits::ratio`]; the numbers are the bytes that the compressed size allows.
     Ratio,
     /// [`Limits::entries`].
@@ -127,8 +174,7 @@ pub enum LimitKind {
     XattrBytes,
     /// [`Limits::kept_bytes`].
     KeptBytes,
-    /// [`Limits::zstd_window_log`]; the allowed number is in bytes, the one found is not known and
-    /// given as one more.
+    /// [`Limits::zstd_window_log`], as bytes.
     ZstdWindow,
 }
 
@@ -136,6 +182,7 @@ impl fmt::Display for LimitKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::UnpackedBytes => "unpacked bytes",
+            Self::ImageBytes => "unpacked bytes together with the image's other layers",
             Self::Ratio => "unpacked bytes for the compressed size",
             Self::Entries => "entries",
             Self::PathBytes => "bytes of a path",
@@ -171,6 +218,22 @@ mod tests {
             panic!("{error:?}")
         };
         assert_eq!((allowed, found), ((64 << 20) + 200 * (10 << 20), 10 << 30));
+    }
+
+    #[test]
+    fn layers_spend_of_one_budget() {
+        let budget = Budget::new(Limits {
+            image_bytes: 100,
+            ..Limits::default()
+        });
+        budget.spend(60).unwrap();
+        budget.spend(40).unwrap();
+        let error = budget.spend(1).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the layer has 101 unpacked bytes together with the image's other layers, at most 100 \
+             are allowed"
+        );
     }
 
     #[test]

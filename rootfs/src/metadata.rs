@@ -21,29 +21,59 @@ use crate::xattr::{Verdict, judge};
 pub(crate) struct Stamp {
     /// Whom new files belong to: no directory has a set-gid bit while the tree is being written.
     own: (u32, u32),
+    /// The process's mask of mode bits that new files do not get.
+    mask: u32,
 }
 
 impl Stamp {
     pub(crate) fn new() -> Self {
         Self {
             own: (geteuid().as_raw(), getegid().as_raw()),
+            mask: creation_mask(),
         }
     }
 
-    /// Sets everything on an open file or directory.
-    pub(crate) fn open(
+    /// Sets everything on an open file that was created with [`permissions`] of its mode.
+    pub(crate) fn file(
         &self,
         file: BorrowedFd<'_>,
         path: &RelPath,
         metadata: &Metadata,
         notes: &mut Notes,
     ) -> Result<(), Error> {
+        let born = permissions(metadata).as_raw_mode() & !self.mask;
+        self.open(file, path, metadata, born, notes)
+    }
+
+    /// Sets everything on an open directory, of which only its owner was allowed anything.
+    pub(crate) fn directory(
+        &self,
+        directory: BorrowedFd<'_>,
+        path: &RelPath,
+        metadata: &Metadata,
+        notes: &mut Notes,
+    ) -> Result<(), Error> {
+        self.open(directory, path, metadata, Mode::RWXU.as_raw_mode(), notes)
+    }
+
+    /// Sets what is not so from birth, when the mode was `born`.
+    fn open(
+        &self,
+        file: BorrowedFd<'_>,
+        path: &RelPath,
+        metadata: &Metadata,
+        born: u32,
+        notes: &mut Notes,
+    ) -> Result<(), Error> {
         let name = path.as_bytes();
         if let Some((uid, gid)) = self.foreign_owner(metadata) {
             fs::fchown(file, Some(uid), Some(gid)).map_err(Error::io("set the owner of", name))?;
         }
-        fs::fchmod(file, Mode::from_raw_mode(metadata.mode))
-            .map_err(Error::io("set the mode of", name))?;
+        // A change of owner takes away only bits that no file is born with.
+        if metadata.mode != born {
+            fs::fchmod(file, Mode::from_raw_mode(metadata.mode))
+                .map_err(Error::io("set the mode of", name))?;
+        }
         for xattr in &metadata.xattrs {
             let set = fs::fsetxattr(file, &*xattr.name, &xattr.value, XattrFlags::empty());
             settle(set, path, xattr, notes)?;
@@ -81,6 +111,21 @@ impl Stamp {
         let owner = (metadata.uid, metadata.gid);
         (owner != self.own).then(|| (Uid::from_raw(owner.0), Gid::from_raw(owner.1)))
     }
+}
+
+/// The mode that a file is to be created with: what it may do for others than its owner comes last.
+pub(crate) fn permissions(metadata: &Metadata) -> Mode {
+    Mode::from_raw_mode(metadata.mode & 0o777)
+}
+
+/// The mask of this process. Where it cannot be told it is taken to be one that lets no bit pass,
+/// so that every mode is set.
+fn creation_mask() -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mut lines = status.lines();
+    let mask = lines.find_map(|line| line.strip_prefix("Umask:"));
+    mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok())
+        .unwrap_or(0o777)
 }
 
 /// Mode and attributes of what is only held as a location. The kernel takes neither from such a

@@ -1,27 +1,30 @@
 //! The stages of unpacking, each on a thread of its own, and the proof at their end.
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead};
 use std::panic::resume_unwind;
 use std::thread::{self, Scope, ScopedJoinHandle};
 
 use policy::{Approved, Compression, Digest, Hasher, Layer};
+use rustix::thread::CapabilitySet;
 
 use crate::apply::{Writer, Written};
 use crate::cancel::Cancel;
-use crate::chunks::{self, CHUNK, Sink, Source, is_peer_gone};
+use crate::chunks::{self, CHUNK, Relay, Sink, Source, is_peer_gone};
 use crate::dir::Dir;
 use crate::error::Error;
 use crate::inflate::inflate;
-use crate::limits::Limits;
+use crate::limits::{Budget, Limits};
 use crate::name::length;
+use crate::privilege::{NONE, WRITE, keep_only};
 use crate::staging::Staging;
 use crate::tar::Archive;
 use crate::unpacked::Unpacked;
 
 /// Unpacks an approved layer from `blob` into the staging directory `into`.
 ///
-/// Reading and hashing the blob happens on the calling thread, decompressing it and writing the
-/// files on two others, with some 3 MiB of buffers between them. Nothing compressed is stored.
+/// Reading and hashing the blob happens on the calling thread; decompressing it, hashing the
+/// content and writing the files on three others, with 1.5 MiB of buffers between them. Nothing
+/// compressed is stored.
 ///
 /// When a stage fails or `cancel` is requested, the others end at their next step. The one thing
 /// that can delay that is a `blob` whose `fill_buf` does not return: its owner must give it a
@@ -29,20 +32,37 @@ use crate::unpacked::Unpacked;
 ///
 /// # Errors
 /// See [`Error`]. What was written is erased with `into`; a staging directory serves one attempt.
+/// Where [`Error::needs_lower_layers`] holds, [`unpack_onto`] may have more success.
 pub fn unpack(
     layer: &Approved<Layer>,
     blob: impl BufRead + Send,
     into: &Staging,
-    limits: &Limits,
+    budget: &Budget,
     cancel: &Cancel,
 ) -> Result<Unpacked, Error> {
-    let expected = Expected {
-        digest: *layer.blob().digest(),
-        size: layer.blob().size(),
-        compression: layer.compression(),
-        diff_id: *layer.diff_id(),
-    };
-    run(&expected, blob, into, limits, cancel)
+    run(&Expected::of(layer), blob, None, into, budget, cancel)
+}
+
+/// Unpacks an approved layer as [`unpack`] does, for a place on top of other layers that it cannot
+/// do without: `below` shows what a bundle of these alone would, and nothing may change it
+/// meanwhile.
+///
+/// Parents that are symbolic links below are followed as in a chroot of the image, and the files
+/// below that this layer has hard links to are copied into its tree. For any other place the tree
+/// is of no use.
+///
+/// # Errors
+/// As [`unpack`]; never one for which [`Error::needs_lower_layers`] holds.
+pub fn unpack_onto(
+    layer: &Approved<Layer>,
+    blob: impl BufRead + Send,
+    below: &Dir,
+    into: &Staging,
+    budget: &Budget,
+    cancel: &Cancel,
+) -> Result<Unpacked, Error> {
+    let below = Some(below);
+    run(&Expected::of(layer), blob, below, into, budget, cancel)
 }
 
 /// What an approved layer must turn out to be.
@@ -53,28 +73,45 @@ struct Expected {
     diff_id: Digest,
 }
 
+impl Expected {
+    fn of(layer: &Approved<Layer>) -> Self {
+        Self {
+            digest: *layer.blob().digest(),
+            size: layer.blob().size(),
+            compression: layer.compression(),
+            diff_id: *layer.diff_id(),
+        }
+    }
+}
+
 fn run(
     expected: &Expected,
     blob: impl BufRead,
+    below: Option<&Dir>,
     into: &Staging,
-    limits: &Limits,
+    budget: &Budget,
     cancel: &Cancel,
 ) -> Result<Unpacked, Error> {
-    let root = into.begin()?;
+    let (root, below) = (into.begin()?, below.map(Dir::try_clone).transpose()?);
     let (blob_sink, blob_source) = chunks::channel(BLOB_CHUNKS);
-    let (content_sink, content_source) = chunks::channel(CONTENT_CHUNKS);
-    let (read, inflated, written) = thread::scope(|scope| {
-        let compression = expected.compression;
-        let inflating = spawn(scope, "layer-inflate", move || {
-            inflate(blob_source, compression, content_sink, limits, cancel)
+    let (content_sink, content_relay, content_source) = chunks::relayed_channel(CONTENT_CHUNKS);
+    let (blob_bytes, compression, diff_id) =
+        (expected.size, expected.compression, &expected.diff_id);
+    let (((), content_bytes), (written, ())) = thread::scope(|scope| {
+        let inflating = spawn(scope, "layer-inflate", NONE, move || {
+            inflate(blob_source, compression, content_sink, budget, cancel)
         })?;
-        let writing = spawn(scope, "layer-write", move || {
-            write(content_source, expected, root, limits, cancel)
+        let hashing = spawn(scope, "layer-hash", NONE, move || {
+            prove_content(content_relay, diff_id)
+        })?;
+        let writing = spawn(scope, "layer-write", WRITE, move || {
+            let writer = Writer::new(root, below, budget, blob_bytes, cancel);
+            write(content_source, writer, budget.limits())
         })?;
         let read = read_blob(blob, blob_sink, expected, cancel);
-        Ok::<_, Error>((read, join(inflating), join(writing)))
+        let content = both(join(writing), join(hashing));
+        both(both(read, join(inflating)), content)
     })?;
-    let (content_bytes, written) = first_cause(read, inflated, written)?;
     Ok(Unpacked {
         staging: into.serial(),
         root: written.root,
@@ -98,8 +135,8 @@ fn read_blob(
     loop {
         cancel.check()?;
         let mut buffer = sink.buffer()?;
-        let filled = fill(&mut blob, &mut buffer).map_err(Error::Read)?;
-        let bytes = buffer.get(..filled).unwrap_or_default();
+        let filled = fill(&mut blob, buffer.as_mut()).map_err(Error::Read)?;
+        let bytes = buffer.as_mut().get(..filled).unwrap_or_default();
         found = found.saturating_add(length(bytes));
         if found > expected.size {
             return Err(Error::BlobTooLong {
@@ -130,74 +167,39 @@ fn read_blob(
     sink.finish()
 }
 
-/// Hashes the content and writes the archive in it; all of it, also what follows the archive.
-fn write(
-    source: Source,
-    expected: &Expected,
-    root: Dir,
-    limits: &Limits,
-    cancel: &Cancel,
-) -> Result<Written, Error> {
-    let hasher = Hasher::new(expected.diff_id.algorithm());
-    let mut content = Content { source, hasher };
-    let mut writer = Writer::new(root, limits, expected.size, cancel);
-    let mut archive = Archive::new(&mut content, limits);
+/// Holds the content to its digest. Whoever writes it learns that it has ended only when it is the
+/// right one.
+fn prove_content(relay: Relay, diff_id: &Digest) -> Result<(), Error> {
+    let mut hasher = Hasher::new(diff_id.algorithm());
+    relay.pass(|chunk| hasher.update(chunk))?;
+    let found = hasher.finish();
+    if found != *diff_id {
+        return Err(Error::DiffId {
+            expected: *diff_id,
+            found,
+        });
+    }
+    relay.finish()
+}
+
+/// Writes the archive, and reads to its end what follows that.
+fn write(source: Source, mut writer: Writer<'_>, limits: &Limits) -> Result<Written, Error> {
+    let mut archive = Archive::new(source, limits);
     while let Some(entry) = archive.next_entry()? {
         writer.entry(entry, &mut archive)?;
     }
     archive.drain()?;
-    let found = content.hasher.finish();
-    if found != expected.diff_id {
-        return Err(Error::DiffId {
-            expected: expected.diff_id,
-            found,
-        });
-    }
     writer.finish()
 }
 
-/// The decompressed content, hashed as it arrives.
-struct Content {
-    source: Source,
-    hasher: Hasher,
-}
-
-impl BufRead for Content {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.source.fill(|chunk| self.hasher.update(chunk))
-    }
-
-    fn consume(&mut self, count: usize) {
-        self.source.consume(count);
-    }
-}
-
-impl Read for Content {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.fill_buf()?.read(buffer)?;
-        self.consume(count);
-        Ok(count)
-    }
-}
-
-/// What all stages came to, or the error of the one that failed of itself and not because a
+/// What both stages came to, or the error of the one that failed of itself and not because a
 /// neighbour did.
-fn first_cause<T>(
-    read: Result<(), Error>,
-    inflated: Result<u64, Error>,
-    written: Result<T, Error>,
-) -> Result<(u64, T), Error> {
-    match (read, inflated, written) {
-        (Ok(()), Ok(bytes), Ok(written)) => Ok((bytes, written)),
-        (Err(error), inflated, written) => Err(cause(error, [inflated.err(), written.err()])),
-        (Ok(()), Err(error), written) => Err(cause(error, [written.err(), None])),
-        (Ok(()), Ok(_), Err(error)) => Err(error),
+fn both<A, B>(one: Result<A, Error>, other: Result<B, Error>) -> Result<(A, B), Error> {
+    match (one, other) {
+        (Ok(one), Ok(other)) => Ok((one, other)),
+        (Err(error), Err(cause)) if is_peer_gone(&error) => Err(cause),
+        (Err(error), _) | (Ok(_), Err(error)) => Err(error),
     }
-}
-
-fn cause(error: Error, others: [Option<Error>; 2]) -> Error {
-    let nearer = |known: Error, other| if is_peer_gone(&known) { other } else { known };
-    others.into_iter().flatten().fold(error, nearer)
 }
 
 /// Fills `buffer`, unless the source ends before.
@@ -214,15 +216,21 @@ fn fill(source: &mut impl BufRead, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
+/// Runs a stage on a thread of its own, which has no capability but those of `kept`.
 fn spawn<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     stage: &'static str,
-    run: impl FnOnce() -> T + Send + 'scope,
-) -> Result<ScopedJoinHandle<'scope, T>, Error> {
+    kept: CapabilitySet,
+    run: impl FnOnce() -> Result<T, Error> + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, Result<T, Error>>, Error> {
+    let failed = move |source| Error::Thread { stage, source };
     thread::Builder::new()
         .name(stage.to_owned())
-        .spawn_scoped(scope, run)
-        .map_err(|source| Error::Thread { stage, source })
+        .spawn_scoped(scope, move || {
+            keep_only(kept).map_err(|errno| failed(errno.into()))?;
+            run()
+        })
+        .map_err(failed)
 }
 
 /// The result of a stage; its panic is that of the caller.
@@ -230,7 +238,7 @@ fn join<T>(stage: ScopedJoinHandle<'_, T>) -> T {
     stage.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// Compressed chunks under way, 1 MiB.
-const BLOB_CHUNKS: usize = 4;
-/// Decompressed chunks under way, 2 MiB: writing goes in fits and starts.
-const CONTENT_CHUNKS: usize = 8;
+/// Compressed chunks under way, 512 KiB.
+const BLOB_CHUNKS: usize = 2;
+/// Decompressed chunks under way, 1 MiB: writing goes in fits and starts.
+const CONTENT_CHUNKS: usize = 4;

@@ -234,7 +234,7 @@ mod tests {
             .dir
             .create_dir("a")
             .unwrap()
-            .create_file(b"b")
+            .create_file(b"b", Mode::RWXU)
             .unwrap();
         assert_eq!(dir.names().unwrap().len(), 1);
         drop(staging);
@@ -305,7 +305,7 @@ mod tests {
         let (_scratch, dir) = scratch();
         dir.create_dir("layer")
             .unwrap()
-            .create_file(b"first")
+            .create_file(b"first", Mode::RWXU)
             .unwrap();
         let staging = Staging::create(&dir).unwrap();
         let proof = proof(staging.serial);

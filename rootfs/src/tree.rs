@@ -1,9 +1,10 @@
 //! The directories of a tree being written: finding them, making them, and remembering what is to
 //! be set on them at the end.
 
+mod below;
 mod resolve;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::rc::Rc;
 
@@ -15,6 +16,7 @@ use crate::entry::Metadata;
 use crate::error::Error;
 use crate::limits::{LimitKind, Limits};
 use crate::name::{RelPath, length};
+pub(crate) use crate::tree::below::Lower;
 use crate::tree::resolve::{Followed, Missing};
 use crate::unpacked::Counts;
 
@@ -26,11 +28,15 @@ use crate::unpacked::Counts;
 #[derive(Debug)]
 pub(crate) struct Tree<'a> {
     root: Rc<Dir>,
+    /// What the layers below show, if that is known.
+    below: Option<Dir>,
     limits: &'a Limits,
     /// Open directories. Dropped all together when there are too many, which costs little: an
     /// archive goes through a tree one directory after the other.
     open: HashMap<RelPath, Rc<Dir>>,
     records: BTreeMap<RelPath, Record>,
+    /// Files that are here only because hard links name them: copies of what lies below.
+    copies: BTreeSet<RelPath>,
     /// Where parents lead that have links in them. True as long as nothing that has a name loses
     /// it to something else, and forgotten when that happens.
     followed: Followed,
@@ -57,12 +63,14 @@ pub(crate) struct Slot {
 }
 
 impl<'a> Tree<'a> {
-    pub(crate) fn new(root: Dir, limits: &'a Limits) -> Self {
+    pub(crate) fn new(root: Dir, below: Option<Dir>, limits: &'a Limits) -> Self {
         Self {
             root: Rc::new(root),
+            below,
             limits,
             open: HashMap::new(),
             records: BTreeMap::new(),
+            copies: BTreeSet::new(),
             followed: Followed::default(),
             root_is_opaque: false,
             counts: Counts::default(),
@@ -155,6 +163,7 @@ impl<'a> Tree<'a> {
         slot.parent
             .remove_tree(name)
             .map_err(Error::io("replace", slot.path.as_bytes()))?;
+        self.copies.remove(&slot.path);
         if self.records.remove(&slot.path).is_some() {
             self.forget_beneath(&slot.path);
         }
@@ -163,6 +172,9 @@ impl<'a> Tree<'a> {
 
     /// Makes a directory opaque at the end.
     pub(crate) fn mark_opaque(&mut self, path: &RelPath) -> Result<(), Error> {
+        for copy in self.copies_beneath(path) {
+            self.hide_copy(&copy)?;
+        }
         if path.is_root() {
             self.root_is_opaque = true;
         } else {
@@ -205,22 +217,25 @@ impl<'a> Tree<'a> {
     /// Forgets what was known of the directories beneath `path`, which have been removed.
     fn forget_beneath(&mut self, path: &RelPath) {
         self.open.clear();
-        let (mut first, mut end) = (path.as_bytes().to_vec(), path.as_bytes().to_vec());
-        first.push(b'/');
-        end.push(b'/' + 1);
-        let range = (
-            Bound::Included(first.as_slice()),
-            Bound::Excluded(end.as_slice()),
-        );
-        let gone: Vec<_> = self
-            .records
-            .range::<[u8], _>(range)
-            .map(|(path, _)| path.clone())
-            .collect();
+        let (first, end) = beneath(path);
+        let range = (Bound::Included(&*first), Bound::Excluded(&*end));
+        let records = self.records.range::<[u8], _>(range);
+        let gone: Vec<_> = records.map(|(path, _)| path.clone()).collect();
         for path in gone {
             self.records.remove(&path);
         }
+        for path in self.copies_beneath(path) {
+            self.copies.remove(&path);
+        }
     }
+}
+
+/// Where the paths beneath `path` begin in the order of paths, and where they have ended.
+fn beneath(path: &RelPath) -> (Vec<u8>, Vec<u8>) {
+    let (mut first, mut end) = (path.as_bytes().to_vec(), path.as_bytes().to_vec());
+    first.push(b'/');
+    end.push(b'/' + 1);
+    (first, end)
 }
 
 /// Whether this is what overlayfs takes for a whiteout.

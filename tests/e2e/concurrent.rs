@@ -93,9 +93,10 @@ async fn two_pulls_to_one_bundle_make_one_bundle() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_goes_away_leaves_nothing() {
+async fn a_caller_that_goes_away_leaves_nothing_where_nothing_may_linger() {
     let registry = Hostile::start().await;
-    let guest = trusting_guest(&registry.host());
+    let mut guest = trusting_guest(&registry.host());
+    guest.settings = guest.settings.clone().with("image_agent.store.linger", 0);
     let daemon = guest.start().await;
     let before = guest.residue();
     let image = Image::small("abandoned");

@@ -7,6 +7,10 @@
     reason = "whatever breaks in a test must fail it, with the place where it broke"
 )]
 
+#[path = "kbs/attesters.rs"]
+mod attesters;
+#[path = "kbs/freshness.rs"]
+mod freshness;
 #[path = "kbs/program.rs"]
 mod program;
 #[path = "kbs/refusals.rs"]
@@ -21,7 +25,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use kbs_client::{
-    Error, JweError, KbsClient, KbsConfig, ResourceUri, SampleAttester, TeeKeyAlgorithm,
+    Error, JweError, KbsClient, KbsConfig, ResourceUri, SampleAttester, SessionProof,
+    TeeKeyAlgorithm,
 };
 use kit::kbs::{DevKbs, Fault, Requests, Step};
 
@@ -109,6 +114,39 @@ async fn opens_what_is_sealed_to_each_kind_of_key() {
 }
 
 #[tokio::test]
+async fn token_serves_in_place_of_the_cookie_and_outlives_its_session() {
+    let kbs = DevKbs::http();
+    kbs.put(KEY, "the key");
+    kbs.set_session_life(Duration::from_secs(1));
+    let mut config = config(&kbs);
+    config.proof = SessionProof::Bearer;
+    let client = KbsClient::new(config, Arc::new(SampleAttester)).unwrap();
+    fetch(&client, KEY).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    assert_eq!(fetch(&client, KEY).await.unwrap(), b"the key");
+    assert_eq!(kbs.requests(), requests(1, 1, 2));
+    kbs.forget_sessions();
+    assert_eq!(fetch(&client, KEY).await.unwrap(), b"the key");
+    assert_eq!(
+        kbs.requests(),
+        requests(2, 2, 4),
+        "its signing key was gone"
+    );
+}
+
+#[tokio::test]
+async fn attestation_tells_what_it_has_brought() {
+    let (kbs, client) = kbs_and_client();
+    let attestation = client.attest().await.unwrap();
+    assert_eq!(attestation.tee.as_deref(), Some("sample"));
+    assert!(attestation.evidence_length.unwrap() > 60);
+    let claims = attestation.untrusted_claims.unwrap();
+    assert_eq!(claims["iss"], "CoCo-Attestation-Service");
+    fetch(&client, KEY).await.unwrap();
+    assert_eq!(kbs.requests(), requests(1, 1, 1), "the session serves on");
+}
+
+#[tokio::test]
 async fn one_attestation_serves_a_hundred_concurrent_callers() {
     let (kbs, client) = kbs_and_client();
     let fetched = join_all((0..100).map(|_| fetch(&client, KEY))).await;
@@ -118,6 +156,19 @@ async fn one_attestation_serves_a_hundred_concurrent_callers() {
             .all(|content| content.as_deref().unwrap() == b"the key")
     );
     assert_eq!(kbs.requests(), requests(1, 1, 100));
+}
+
+#[tokio::test]
+async fn handshake_and_fetches_take_one_connection() {
+    for kbs in [DevKbs::http(), DevKbs::https()] {
+        kbs.put(KEY, "the key");
+        let client = client(&kbs);
+        for _ in 0..10 {
+            fetch(&client, KEY).await.unwrap();
+        }
+        assert_eq!(kbs.requests(), requests(1, 1, 10));
+        assert_eq!(kbs.connections(), 1, "{}", kbs.url());
+    }
 }
 
 #[tokio::test]

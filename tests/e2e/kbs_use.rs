@@ -2,16 +2,22 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Output;
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use kit::guest::Guest;
 use kit::image::Image;
-use kit::kbs::DevKbs;
+use kit::kbs::{DevKbs, Requests};
 use kit::scene::{KEY, POLICY, Scene};
-use serde_json::json;
+use kit::tsm::{Hardware, TsmFs};
+use rustix::process::Signal;
+use rustix::thread::CapabilitySet;
+use serde_json::{Value, json};
 
-use super::{content, trusting_guest};
+use super::{assert_says, content, trusting_guest};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_attestation_serves_many_pulls_at_once() {
@@ -29,6 +35,179 @@ async fn one_attestation_serves_many_pulls_at_once() {
     }
     let requests = scene.kbs.requests();
     assert_eq!((requests.auth, requests.attest), (1, 1), "{requests:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_costs_one_attestation_and_one_request_for_each_resource() {
+    let scene = Scene::start().await;
+    let keys: Vec<String> = (1..=3)
+        .map(|number| format!("default/key/{number}"))
+        .collect();
+    for key in &keys {
+        scene.kbs.put(key, scene.key.public_pem());
+    }
+    let paths = keys.iter().map(|key| format!("kbs:///{key}"));
+    let signed = json!([{"type": "sigstoreSigned", "keyPaths": paths.collect::<Vec<_>>()}]);
+    scene.set_policy(&json!({
+        "default": [{"type": "reject"}],
+        "transports": {"docker": {scene.registry.host(): signed}},
+    }));
+    scene
+        .kbs
+        .put("default/credentials/1", json!({"auths": {}}).to_string());
+    let image = Image::small("counted");
+    let reference = scene.push_signed("app:1", &image).await;
+    let mut guest = scene.guest();
+    guest.settings = guest.settings.clone().with(
+        "image.authenticated_registry_credentials_uri",
+        "kbs:///default/credentials/1",
+    );
+    let daemon = guest.start().await;
+    for (pull, gets) in [("c1", 5), ("c2", 10)] {
+        let digest = daemon.delivers(&reference, &guest.bundle(pull)).await;
+        assert_eq!(digest, image.digest());
+        let expected = Requests {
+            auth: 1,
+            attest: 1,
+            get: gets,
+        };
+        assert_eq!(scene.kbs.requests(), expected, "{pull}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_for_a_time_ends_with_sighup() {
+    let scene = Scene::start().await;
+    let reference = scene.push_signed("app:1", &Image::small("kept")).await;
+    let mut guest = scene.guest();
+    guest.settings = guest.settings.clone().with("image_agent.kbs.ttl", 3600);
+    let daemon = guest.start().await;
+    daemon.delivers(&reference, &guest.bundle("c1")).await;
+    let before = scene.kbs.requests();
+    scene.set_policy(&json!({"default": [{"type": "reject"}]}));
+    daemon.delivers(&reference, &guest.bundle("c2")).await;
+    assert_eq!(scene.kbs.requests(), before, "nothing was asked");
+
+    daemon.signal(Signal::HUP);
+    for _ in 0..200 {
+        if daemon.log().contains("SIGHUP") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    daemon.refuses(&reference, &guest.bundle("c3")).await;
+    assert_eq!(scene.kbs.requests().attest, 1, "the session lives on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_the_configuration_does_not_accept_is_refused() {
+    let scene = Scene::start().await;
+    let reference = scene.push_signed("app:1", &Image::small("rolled")).await;
+    let mut guest = scene.guest();
+    let accepted = digest(&SHA256, scene.guide_policy().to_string().as_bytes());
+    let digits = accepted.as_ref().iter().map(|byte| format!("{byte:02x}"));
+    let accepted = format!("sha256:{}", digits.collect::<String>());
+    guest.settings = guest
+        .settings
+        .clone()
+        .with("image_agent.kbs.accepted_policies", vec![accepted]);
+    let daemon = guest.start().await;
+    daemon.delivers(&reference, &guest.bundle("c1")).await;
+    scene.set_policy(&json!({"default": [{"type": "insecureAcceptAnything"}]}));
+    let refusal = daemon.refuses(&reference, &guest.bundle("c2")).await;
+    assert_says(
+        "another policy",
+        &refusal.message,
+        &["the policy is none that the configuration accepts"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kernel_attests_when_nothing_is_said_and_init_data_go_with_it() {
+    let scene = Scene::start().await;
+    let image = Image::small("measured");
+    let reference = scene.push_signed("app:1", &image).await;
+    let init_data = "version = \"0.1.0\"\nalgorithm = \"sha256\"\n[data]\n";
+    let kernel = TsmFs::mount(Hardware {
+        provider: "tdx_guest",
+        quote: |report_data| {
+            let init_data = "version = \"0.1.0\"\nalgorithm = \"sha256\"\n[data]\n";
+            let mut quote = vec![0; 48 + 584];
+            quote[0] = 4;
+            let launched = digest(&SHA256, init_data.as_bytes());
+            quote[48 + 184..48 + 216].copy_from_slice(launched.as_ref());
+            quote[48 + 520..].copy_from_slice(report_data);
+            quote
+        },
+        certificates: None,
+        privilege_floor: 0,
+    });
+    let mut guest = scene.guest();
+    let file = guest.path().join("tmp/initdata.toml");
+    std::fs::write(&file, init_data).unwrap();
+    let path = |path: &Path| path.display().to_string();
+    guest.settings = guest
+        .settings
+        .clone()
+        .without("image_agent.attester")
+        .with("image_agent.kbs.configfs_tsm", path(kernel.folder()))
+        .with("image_agent.kbs.init_data", path(&file));
+    let daemon = guest.start().await;
+    let delivered = daemon.delivers(&reference, &guest.bundle("c1")).await;
+    assert_eq!(delivered, image.digest());
+    assert_eq!((kernel.quotes(), kernel.open_requests()), (1, 0));
+    let sent = json!({"format": "toml", "body": init_data});
+    assert_eq!(scene.kbs.init_data_seen(), [sent]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemons_memory_is_locked_where_that_is_allowed() {
+    let scene = Scene::start().await;
+    let guest = scene.guest();
+    let daemon = guest.start().await;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let locked = status.lines().find(|line| line.starts_with("VmLck:"));
+    let locked = locked.unwrap().split_whitespace().nth(1).unwrap();
+    let may_lock = rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
+    assert_eq!(locked != "0", may_lock, "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resources_and_attestation_can_be_had_by_hand() {
+    let scene = Scene::start().await;
+    scene.kbs.put("default/test/1", "bytes as they are");
+    let guest = scene.guest();
+    let output = by_hand(&guest, &["get", "kbs:///default/test/1"]).await;
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(output.stdout, b"bytes as they are");
+
+    let output = by_hand(&guest, &["get", "kbs:///default/test/2"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty());
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert_says("missing", &complaint, &["/kbs/v0/resource/default/test/2"]);
+
+    let output = by_hand(&guest, &["attest", "--json"]).await;
+    assert_eq!(output.status.code(), Some(0));
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told["tee"], "sample");
+    assert_eq!(told["claims"]["iss"], "CoCo-Attestation-Service");
+    let output = by_hand(&guest, &["attest"]).await;
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("tee: sample\nevidence: "), "{text}");
+    let requests = scene.kbs.requests();
+    assert_eq!((requests.attest, requests.get), (4, 2));
+}
+
+/// Runs `image-agent kbs`.
+async fn by_hand(guest: &Guest, arguments: &[&str]) -> Output {
+    let mut command = guest.program();
+    command.arg("kbs").args(arguments);
+    command.arg("-c").arg(guest.write_config());
+    tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@
     reason = "a test that cannot go on fails at the line where it stands"
 )]
 
+mod across;
 mod bundle;
 mod cli;
 mod concurrent;
@@ -24,7 +25,11 @@ mod record;
 mod redirect;
 mod restart;
 mod simple;
+mod soak;
+mod space;
+mod store;
 mod terminal;
+mod tree;
 
 use std::path::Path;
 use std::process::Command;

@@ -1,13 +1,12 @@
 //! Starts and ends of the daemon, asked for or not.
 
-use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use kit::archive::Archive;
-use kit::client::{CallError, Code};
+use kit::client::CallError;
 use kit::guest::{Daemon, Guest};
 use kit::hostile::{Fault, Hostile};
 use kit::image::{Image, Layer, busybox_layout};
@@ -205,76 +204,7 @@ async fn kill_in_the_middle_of_a_fetch_is_cleaned_up_by_the_next_start() {
     daemon.delivers(&reference, &guest.bundle("stalled")).await;
 }
 
-/// An image whose pull takes long enough to be killed in the middle of every stage.
-fn image_with_much_to_do() -> Image {
-    let layer = |number: u32| {
-        let noise: Vec<u8> = (0..150_000_u32)
-            .flat_map(|n| (n ^ number).wrapping_mul(2_654_435_761).to_le_bytes())
-            .collect();
-        let archive = Archive::new().file(format!("noise{number}"), noise);
-        Layer::gzip((0..50).fold(archive, |archive, n| {
-            archive.file(format!("d{number}/f{n}"), "x")
-        }))
-    };
-    Image::of((0..6).map(layer)).build()
-}
-
-/// A random part of a pull's time: one in each of `rounds` slices, and a little past the end.
-fn random_part(round: u32, rounds: u32) -> f64 {
-    let random = RandomState::new().hash_one(round) % 1000;
-    let within = f64::from(u32::try_from(random).unwrap()) / 1000.0;
-    1.1 * (f64::from(round) + within) / f64::from(rounds)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn kill_at_any_moment_is_recovered_from() {
-    const ROUNDS: u32 = 12;
-    let registry = Registry::start().await;
-    let reference = registry.push("app:1", &image_with_much_to_do()).await;
-    let mut guest = trusting_guest(registry.host());
-    // How long an undisturbed pull takes here and now.
-    let daemon = guest.start().await;
-    let began = Instant::now();
-    daemon.delivers(&reference, &guest.bundle("c0")).await;
-    let whole = began.elapsed();
-    drop(daemon);
-
-    for round in 0..ROUNDS {
-        // A work directory of its own, so that every round has everything to do.
-        let work = guest.path().join(format!("work/{round}"));
-        let settings = guest.settings.clone();
-        guest.settings = settings.with("image.work_dir", work.display().to_string());
-        let mut daemon = guest.start().await;
-        let bundle = guest.bundle(&format!("round{round}"));
-        let call = spawn_pull(&daemon, &reference, &bundle);
-        let delay = whole.mul_f64(random_part(round, ROUNDS));
-        tokio::time::sleep(delay).await;
-        daemon.kill();
-        let answered = call.await.unwrap().is_ok();
-        let case = format!("round {round}, killed after {delay:?} of {whole:?}");
-
-        let daemon = guest.start().await;
-        let again = daemon.pull(&reference, &bundle).await;
-        let was_delivered = matches!(
-            &again,
-            Err(CallError::Refused(refusal)) if refusal.code == Code::ALREADY_EXISTS
-        );
-        let log = daemon.log();
-        assert!(again.is_ok() || was_delivered, "{case}: {again:?}\n{log}");
-        assert!(
-            was_delivered || !answered,
-            "{case}: an answered pull was undone"
-        );
-        assert_eq!(content(&bundle, "d5/f49"), "x", "{case}");
-        assert!(bundle.join("config.json").exists(), "{case}");
-        let count = |name: &str| std::fs::read_dir(work.join(name)).unwrap().count();
-        assert_eq!((count("staging"), count("overlay")), (0, 1), "{case}");
-        let mounted = u32::try_from(guest.mounts().len()).unwrap();
-        assert_eq!(mounted, round + 2, "{case}");
-    }
-}
-
-fn spawn_pull(
+pub(crate) fn spawn_pull(
     daemon: &Daemon,
     reference: &str,
     bundle: &Path,

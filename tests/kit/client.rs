@@ -53,11 +53,21 @@ impl Client {
 
     /// Asks for `image` at `bundle`; the answer is the manifest digest.
     pub async fn pull(&self, image: &str, bundle: &str) -> Result<String, CallError> {
+        self.pull_within(image, bundle, DEADLINE).await
+    }
+
+    /// The same from a caller that gives up after `deadline` and says so.
+    pub async fn pull_within(
+        &self,
+        image: &str,
+        bundle: &str,
+        deadline: Duration,
+    ) -> Result<String, CallError> {
         let mut payload = Vec::new();
         put_string(&mut payload, 1, image);
         put_string(&mut payload, 2, bundle);
         let response = self
-            .call("api.ImagePullService", "PullImage", payload)
+            .call_within("api.ImagePullService", "PullImage", payload, deadline)
             .await?;
         Ok(string_field(&response, 1))
     }
@@ -69,10 +79,20 @@ impl Client {
         method: &str,
         payload: Vec<u8>,
     ) -> Result<Vec<u8>, CallError> {
+        self.call_within(service, method, payload, DEADLINE).await
+    }
+
+    async fn call_within(
+        &self,
+        service: &str,
+        method: &str,
+        payload: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, CallError> {
         let request = ttrpc::Request {
             service: service.to_owned(),
             method: method.to_owned(),
-            timeout_nano: i64::try_from(DEADLINE.as_nanos()).expect("a minute fits"),
+            timeout_nano: i64::try_from(deadline.as_nanos()).expect("292 years fit"),
             payload,
             ..ttrpc::Request::default()
         };

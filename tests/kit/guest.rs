@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::mount::{UnmountFlags, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -42,6 +42,15 @@ impl Guest {
             .tempdir()
             .expect("a directory");
         let path = directory.path();
+        // Memory, as in a guest: layers are kept only where the host cannot write.
+        mount(
+            "image-agent-guest",
+            path,
+            "tmpfs",
+            MountFlags::empty(),
+            c"mode=0700",
+        )
+        .expect("mount a tmpfs");
         for name in ["bundles", "tmp"] {
             fs::create_dir(path.join(name)).expect("make a directory");
         }
@@ -200,14 +209,14 @@ impl Guest {
         }
     }
 
-    /// Mount points beneath this guest, from the kernel's table.
+    /// Mount points beneath this guest, from the kernel's table; its own memory is none of them.
     pub fn mounts(&self) -> Vec<PathBuf> {
         fs::read_to_string("/proc/self/mountinfo")
             .expect("read mountinfo")
             .lines()
             .filter_map(|line| line.split(' ').nth(4))
             .map(PathBuf::from)
-            .filter(|point| point.starts_with(self.path()))
+            .filter(|point| point.starts_with(self.path()) && point != self.path())
             .collect()
     }
 
@@ -230,6 +239,7 @@ impl Guest {
 impl Drop for Guest {
     fn drop(&mut self) {
         let mut mounts = self.mounts();
+        mounts.push(self.path().to_owned());
         mounts.sort();
         for point in mounts.iter().rev() {
             // A second panic would end the whole run of tests.
@@ -389,9 +399,10 @@ impl Drop for Daemon {
     }
 }
 
-/// Whether an item of residue is a verified layer or the record of one.
+/// Whether an item of residue is a verified layer or the record of one, or a manifest or config.
 pub fn is_of_layers(path: &str) -> bool {
-    path.starts_with("work/layers/") || path.starts_with("work/records/")
+    let kept = ["work/layers/", "work/records/", "work/documents/"];
+    kept.iter().any(|part| path.starts_with(part))
 }
 
 /// The program under test: `image-agent` of the build that this test belongs to.

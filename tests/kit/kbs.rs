@@ -7,6 +7,7 @@
 mod answer;
 mod certificate;
 mod claims;
+mod evidence;
 mod fault;
 mod protocol;
 mod seal;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -201,6 +203,11 @@ impl DevKbs {
         self.server.state().requests
     }
 
+    /// How many connections were accepted since the start.
+    pub fn connections(&self) -> usize {
+        self.server.state().connections
+    }
+
     /// `exp - iat` of tokens issued from now on. Default 5 minutes.
     pub fn set_token_life(&self, life: Duration) {
         self.server.state().token_life = life;
@@ -209,6 +216,28 @@ impl DevKbs {
     /// Seconds from auth to the end of sessions opened from now on. Default 5 minutes.
     pub fn set_session_life(&self, life: Duration) {
         self.server.state().session_life = life;
+    }
+
+    /// Its clock, from now on: this much ahead of the true one, or behind it.
+    pub fn set_clock(&self, ahead: Duration, behind: Duration) {
+        let mut state = self.server.state();
+        (state.ahead, state.behind) = (ahead, behind);
+    }
+
+    /// The init-data that came with evidence it accepted, in order.
+    pub fn init_data_seen(&self) -> Vec<Value> {
+        self.server.state().init_data.clone()
+    }
+
+    /// A token for this public key, as if its owner had attested.
+    pub fn token_for(&self, key: &Value) -> String {
+        let state = self.server.state();
+        let runtime_data = json!({ "nonce": "", "tee-pubkey": key });
+        let times = (state.now(), state.token_life);
+        let no_init_data = Value::Null;
+        state
+            .token_key
+            .issue(&runtime_data, &[], &no_init_data, times)
     }
 
     /// Every token issued so far counts as expired, whatever it says; sessions live on.
@@ -266,6 +295,10 @@ struct State {
     expired_tokens: BTreeSet<String>,
     token_life: Duration,
     session_life: Duration,
+    ahead: Duration,
+    behind: Duration,
+    init_data: Vec<Value>,
+    connections: usize,
 }
 
 impl Server {
@@ -281,6 +314,10 @@ impl Server {
             expired_tokens: BTreeSet::new(),
             token_life: Duration::from_mins(5),
             session_life: Duration::from_mins(5),
+            ahead: Duration::ZERO,
+            behind: Duration::ZERO,
+            init_data: Vec::new(),
+            connections: 0,
         };
         Self {
             directory,
@@ -304,6 +341,7 @@ async fn accept(
         let Ok((stream, _)) = listener.accept().await else {
             continue;
         };
+        server.state().connections += 1;
         let (server, acceptor) = (Arc::clone(&server), acceptor.clone());
         tokio::spawn(async move {
             match acceptor {

@@ -10,6 +10,7 @@
 )]
 
 pub mod archive;
+pub mod attestation_agent;
 pub mod authority;
 pub mod client;
 pub mod cosign;
@@ -23,6 +24,7 @@ pub mod programs;
 pub mod registry;
 pub mod scene;
 pub mod settings;
+pub mod tsm;
 
 #[cfg(test)]
 mod tests;

@@ -27,6 +27,16 @@ fn record(image: &Approved<Image>) -> Record {
     }
 }
 
+fn make(
+    store: &Store,
+    image: &Approved<Image>,
+    layers: &[StoredLayer],
+    path: &BundlePath,
+) -> Result<Bundle, BundleError> {
+    let reservation = reserve(store, image, path, &record(image))?;
+    assemble(reservation, image, layers, path, false)
+}
+
 struct Scene {
     fixture: Fixture,
     store: Store,
@@ -55,7 +65,7 @@ impl Scene {
         let image = image(tars, config);
         let layers = fetch(&self.store, &image, tars);
         let path = BundlePath::parse(&self.bundle(name), &self.fixture.work_dir())?;
-        assemble(&self.store, &image, &layers, &path, &record(&image))
+        make(&self.store, &image, &layers, &path)
     }
 
     fn assemble(&self, tars: &[Vec<u8>], name: &str) -> Result<Bundle, BundleError> {
@@ -311,7 +321,7 @@ fn layers_of_another_image_are_refused() {
         ),
     ];
     for (image, layers, wrong) in rows {
-        let error = assemble(&scene.store, &image, &layers, &path, &record(&image)).unwrap_err();
+        let error = make(&scene.store, &image, &layers, &path).unwrap_err();
         assert!(
             matches!(error, BundleError::WrongLayer { index, count: 2 } if index == wrong),
             "{error:?}"
@@ -334,7 +344,7 @@ fn a_full_disk_is_told_apart_and_leaves_nothing() {
             std::fs::remove_file(scene.fixture.work_dir().join(format!("f{index}"))).unwrap();
         }
         let path = BundlePath::parse(&scene.bundle("bundle"), &scene.fixture.work_dir()).unwrap();
-        match assemble(&scene.store, &image, &layers, &path, &record(&image)) {
+        match make(&scene.store, &image, &layers, &path) {
             Ok(bundle) => drop(bundle),
             Err(BundleError::DiskFull { .. }) => refused.push(free),
             Err(error) => panic!("{free} free inodes: {error:?}"),

@@ -131,15 +131,22 @@ fn registries(page: &mut Page, registries: &Registries) {
 
 fn own(page: &mut Page, own: &Own) {
     page.table("[image_agent]");
-    match own.attester {
-        Some(AttesterName::Sample) => page.text("attester", "sample"),
-        None => page.note("no attester: the key broker service cannot be asked"),
+    let mut named = AttesterName::named();
+    match named.find(|(_, attester)| Some(*attester) == own.attester) {
+        Some((name, _)) => page.text("attester", name),
+        None => page.note("attester: the attestation agent, else configfs-tsm"),
     }
     page.entry("require_authenticated_kbs", own.require_authenticated_kbs);
     page.entry("verbose_errors", own.verbose_errors);
+    page.entry("danger_host_writable_store", own.danger_host_writable_store);
+    page.table("[image_agent.kbs]");
+    for (key, value) in own.kbs.statements() {
+        page.entry(key, value);
+    }
     page.table("[image_agent.limits]");
     let limits = &own.limits;
     page.entry("unpacked_bytes", limits.unpacked_bytes);
+    page.entry("image_bytes", limits.image_bytes);
     page.entry("ratio", limits.ratio);
     page.entry("ratio_free_bytes", limits.ratio_free_bytes);
     page.entry("entries", limits.entries);
@@ -153,6 +160,10 @@ fn own(page: &mut Page, own: &Own) {
     page.entry("connect", own.timeouts.connect.as_secs());
     page.entry("idle", own.timeouts.idle.as_secs());
     page.entry("total", own.timeouts.total.as_secs());
+    page.table("[image_agent.store]");
+    page.entry("linger", own.store.linger.as_secs());
+    page.entry("sync", own.store.sync);
+    page.entry("volatile", own.store.volatile);
 }
 
 /// Lines of TOML.

@@ -265,6 +265,15 @@ pub enum Fault {
         reason: &'static str,
     },
 
+    /// A digest that is none.
+    #[error("expected a digest such as sha256: and 64 digits, found {found:?}")]
+    Digest {
+        /// What was written.
+        found: String,
+        /// What is wrong with it.
+        source: policy::DigestError,
+    },
+
     /// A number out of its range.
     #[error("expected a number from {minimum} to {maximum}, found {found}")]
     Range {

@@ -12,6 +12,7 @@ pub(super) fn read(section: Option<Section<'_>>) -> Result<Limits, ConfigError> 
     };
     let fields = [
         ("unpacked_bytes", &mut limits.unpacked_bytes, MOST),
+        ("image_bytes", &mut limits.image_bytes, MOST),
         ("ratio", &mut limits.ratio, MOST),
         ("ratio_free_bytes", &mut limits.ratio_free_bytes, MOST),
         ("entries", &mut limits.entries, MOST),

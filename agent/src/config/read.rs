@@ -6,10 +6,12 @@ mod kbc;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kbs_client::AttestationAgent;
+
 use super::environment::{AA_SOCKET, CommandLine, variable};
 use super::{
     AttesterName, Config, ConfigError, Credential, Document, Environment, Fault, Own, Section,
-    Timeouts, Warning, limits, value,
+    Timeouts, Warning, kbs, limits, store, value,
 };
 
 /// Reads every key of `document`; what it does not say, `environment` does, or a default.
@@ -74,7 +76,7 @@ impl Reader<'_> {
         Ok(level.unwrap_or_else(|| "info".to_owned()))
     }
 
-    fn aa_socket(&mut self, root: &mut Section<'_>) -> Result<PathBuf, ConfigError> {
+    fn aa_socket(&self, root: &mut Section<'_>) -> Result<PathBuf, ConfigError> {
         let mut in_file = None;
         if let Some(mut aa) = root.section("aa")? {
             in_file = aa.parsed("aa_socket", value::socket)?;
@@ -83,27 +85,26 @@ impl Reader<'_> {
         let from_environment = variable(AA_SOCKET, self.environment.aa_socket.as_ref())
             .map(|found| found.parse(value::socket))
             .transpose()?;
-        let default = PathBuf::from(ATTESTATION_AGENT);
-        let path = from_environment
-            .or(in_file)
-            .unwrap_or_else(|| default.clone());
-        if path != default {
-            self.not_yet("aa.aa_socket", "client of the attestation agent");
-        }
-        Ok(path)
+        let path = from_environment.or(in_file);
+        Ok(path.unwrap_or_else(|| PathBuf::from(AttestationAgent::DEFAULT_SOCKET)))
     }
 
     fn image_agent(root: &mut Section<'_>) -> Result<Own, ConfigError> {
         let Some(mut own) = root.section("image_agent")? else {
             return Ok(Own::default());
         };
-        let attester = own.parsed("attester", |text| value::word(text, &["sample"]))?;
+        let name = own.parsed("attester", |text| value::word(text, &AttesterName::NAMES))?;
+        let mut named = AttesterName::named();
+        let attester = named.find(|(known, _)| Some(*known) == name);
         let config = Own {
-            attester: attester.map(|_| AttesterName::Sample),
+            attester: attester.map(|(_, attester)| attester),
+            kbs: kbs::read(own.section("kbs")?)?,
             require_authenticated_kbs: own.flag("require_authenticated_kbs")?,
             verbose_errors: own.flag("verbose_errors")?,
+            danger_host_writable_store: own.flag("danger_host_writable_store")?,
             limits: limits::read(own.section("limits")?)?,
             timeouts: timeouts(own.section("timeouts")?)?,
+            store: store::read(own.section("store")?)?,
         };
         own.finish()?;
         Ok(config)
@@ -195,6 +196,4 @@ fn timeouts(section: Option<Section<'_>>) -> Result<Timeouts, ConfigError> {
 
 /// Where kata-agent looks for the daemon.
 pub(super) const SOCKET: &str = "/run/confidential-containers/cdh.sock";
-const ATTESTATION_AGENT: &str =
-    "/run/confidential-containers/attestation-agent/attestation-agent.sock";
 const DAY: u64 = 24 * 60 * 60;

@@ -226,10 +226,8 @@ fn every_key_without_effect_is_named_in_a_warning() {
     let named = [
         "services_dir has no effect",
         "skip_sealed_secret_verification has no effect",
-        "aa.aa_socket has no effect",
         "kbc.url: http://kbs.example:8080/ is plain http",
         "kbc.kbs_cert has no effect",
-        "image_agent.attester is not set",
         "image.sigstore_config has no effect: image.sigstore_config_uri wins",
         "image.image_security_policy has no effect: image.image_security_policy_uri wins",
         "image.anonymous_fallback_on_unauthorized has no effect",
@@ -375,7 +373,7 @@ fn table_of_ours_takes_effect() {
     let config = config(
         "[image_agent]\nattester = \"sample\"\nverbose_errors = true\n\
          [image_agent.limits]\nunpacked_bytes = 1_000_000\nratio = 2\nratio_free_bytes = 3\n\
-         entries = 4\npath_bytes = 5\npath_depth = 6\nheader_bytes = 7\nxattr_bytes = 0x8\n\
+         image_bytes = 10\nentries = 4\npath_bytes = 5\npath_depth = 6\nheader_bytes = 7\nxattr_bytes = 0x8\n\
          kept_bytes = 9\nzstd_window_log = 20\n\
          [image_agent.timeouts]\nconnect = 1\nidle = 2\ntotal = 3\n",
     );
@@ -384,6 +382,7 @@ fn table_of_ours_takes_effect() {
     assert!(own.verbose_errors);
     let limits = rootfs::Limits {
         unpacked_bytes: 1_000_000,
+        image_bytes: 10,
         ratio: 2,
         ratio_free_bytes: 3,
         entries: 4,

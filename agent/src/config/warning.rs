@@ -25,8 +25,6 @@ pub enum Warning {
     },
     /// Certificates that nobody looks at, as the address is not https.
     UnusedCertificates,
-    /// No request to the Key Broker Service can be made.
-    NoAttester,
     /// The evidence proves nothing.
     SampleAttester,
     /// One of two settings wins.
@@ -78,9 +76,6 @@ impl fmt::Display for Warning {
             Self::UnusedCertificates => {
                 f.write_str("kbc.kbs_cert has no effect: kbc.url is not https")
             }
-            Self::NoAttester => f.write_str(
-                "image_agent.attester is not set: no request to the key broker service can be made",
-            ),
             Self::SampleAttester => f.write_str(
                 "image_agent.attester: \"sample\" evidence proves nothing, it is for trying things \
                  out",

@@ -27,7 +27,7 @@ pub(crate) fn link_tree(
     // Paths and not handles: a tree may be deeper than a process may have files open.
     let mut pending = vec![PathBuf::new()];
     while let Some(path) = pending.pop() {
-        let (from, to) = (open(from, &path)?, open(to.as_fd(), &path)?);
+        let (from, to) = (open_within(from, &path)?, open_within(to.as_fd(), &path)?);
         for name in names(from.as_fd())? {
             let kind = statat(&from, &name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode;
             if FileType::from_raw_mode(kind) == FileType::Directory {
@@ -44,7 +44,7 @@ pub(crate) fn link_tree(
 }
 
 /// Opens the directory at `path` in a tree. That of a layer may be one byte too long for one call.
-fn open(tree: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
+pub(super) fn open_within(tree: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
     match (path.parent(), path.file_name()) {
         (Some(parent), Some(name)) => match open_directory(tree, path) {
             Err(Errno::NAMETOOLONG) => open_directory(open_directory(tree, parent)?.as_fd(), name),
@@ -127,17 +127,17 @@ mod tests {
             // The longest path that a layer can have: 4096 bytes.
             let mut deep = PathBuf::new();
             for name in std::iter::repeat_n("d", 2047).chain(["dd"]) {
-                let parent = open(from.as_fd(), &deep).unwrap();
+                let parent = open_within(from.as_fd(), &deep).unwrap();
                 mkdirat(&parent, name, Mode::RWXU).unwrap();
                 deep.push(name);
             }
             assert_eq!(deep.as_os_str().len(), 4096);
             let attributes = Mode::from_raw_mode(0o751);
-            fchmod(open(from.as_fd(), &deep).unwrap(), attributes).unwrap();
+            fchmod(open_within(from.as_fd(), &deep).unwrap(), attributes).unwrap();
             let to = directory(scratch.path());
             with_descriptors_left(6, || link_tree(from.as_fd(), to.as_fd(), "to").unwrap());
             let copy = open_directory(to.as_fd(), "to").unwrap();
-            let copied = fstat(open(copy.as_fd(), &deep).unwrap()).unwrap();
+            let copied = fstat(open_within(copy.as_fd(), &deep).unwrap()).unwrap();
             assert_eq!(copied.st_mode & 0o7777, 0o751);
             // The standard library would need a handle for each level.
             let scratch = rootfs::Dir::open_ambient(scratch.path()).unwrap();

@@ -178,13 +178,15 @@ pub(crate) fn fetch(store: &Store, image: &Approved<Image>, tars: &[Vec<u8>]) ->
 }
 
 pub(crate) fn fetch_layer(store: &Store, layer: &Approved<Layer>, tar: &[u8]) -> StoredLayer {
-    if let Some(stored) = store.layer(layer).unwrap() {
+    if let Some(stored) = store.layer(layer, None).unwrap() {
         return stored;
     }
     let staging = store.stage().unwrap();
-    let limits = rootfs::Limits::default();
-    let unpacked = rootfs::unpack(layer, tar, &staging, &limits, &rootfs::Cancel::new()).unwrap();
-    store.publish(layer, staging, unpacked).unwrap()
+    let budget = rootfs::Budget::new(rootfs::Limits::default());
+    let unpacked = rootfs::unpack(layer, tar, &staging, &budget, &rootfs::Cancel::new()).unwrap();
+    store
+        .publish(layer, None, staging, unpacked, false)
+        .unwrap()
 }
 
 /// A layer of directories (names that end with a slash) and files with their own name in them,

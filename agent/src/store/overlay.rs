@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, mkdirat, unlinkat};
+use rustix::fs::{AtFlags, FlockOperation, Mode, mkdirat, unlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -87,8 +87,10 @@ pub(crate) struct OverlayDirectory {
 }
 
 impl OverlayDirectory {
-    /// A fresh directory with `record` in it.
+    /// A fresh directory with `record` in it. From here on the layers that it names are in use.
     pub(crate) fn create(store: &Store, record: &BundleRecord) -> Result<Self, StoreError> {
+        // Whoever removes layers that are not in use has not begun, or has ended.
+        let _lock = store.lock(FlockOperation::LockShared)?;
         loop {
             let id = fresh_id()?;
             let path = store.path("overlay").join(&id);
@@ -151,6 +153,22 @@ impl OverlayDirectory {
         let path = self.path().join(RECORD);
         replace_file(self.handle(), RECORD, &to_json(record, &path)?)
             .map_err(StoreError::io("write", &path))
+    }
+
+    /// The text of the record of the bundle `id`, whoever has it locked.
+    pub(super) fn read_text(store: &Store, id: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = store.path("overlay").join(id);
+        let handle = match open_directory(store.inner.overlay.as_fd(), id) {
+            Ok(handle) => handle,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(StoreError::io("open", &path)(error.into())),
+        };
+        read_file(handle.as_fd(), RECORD).map_err(StoreError::io("read", &path.join(RECORD)))
+    }
+
+    /// The store that it is in.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// The record.

@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, ResolveFlags, opena
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
+use super::collect::InUse;
 use super::overlay::{Found, mount_namespace};
 use super::{BundleRecord, OverlayDirectory, Progress, Store, StoreError};
 use crate::bundle::{BundlePath, remove_half_made};
@@ -142,6 +143,10 @@ impl Store {
 
     /// Removes what a half-made bundle has put at the caller's path.
     fn clean_bundle(&self, record: &BundleRecord) {
+        if record.bundle.as_os_str().is_empty() {
+            // A view of lower layers is for nobody outside.
+            return;
+        }
         let cleaned = BundlePath::parse(&record.bundle, &self.inner.path)
             .and_then(|path| remove_half_made(&path, self.root(), record.config, record.made));
         if let Err(error) = cleaned {
@@ -150,7 +155,8 @@ impl Store {
         }
     }
 
-    /// Removes trees without a record that proves them, and records without a tree.
+    /// Removes trees without a record that proves them, unless a bundle uses them, and records
+    /// without a tree.
     fn recover_layers(&self, recovered: &mut Recovered) -> Result<(), StoreError> {
         let _lock = match self.lock(FlockOperation::NonBlockingLockExclusive) {
             Ok(lock) => lock,
@@ -162,8 +168,9 @@ impl Store {
             }
             Err(error) => return Err(error),
         };
+        let in_use = self.in_use()?;
         for name in self.list("layers")? {
-            let outcome = self.recover_layer(&name);
+            let outcome = self.recover_layer(&name, &in_use);
             recovered.count(outcome, &name, |recovered, ()| {
                 &mut recovered.layers_removed
             });
@@ -180,12 +187,9 @@ impl Store {
         Ok(())
     }
 
-    fn recover_layer(&self, name: &OsStr) -> Result<Option<()>, StoreError> {
+    fn recover_layer(&self, name: &OsStr, in_use: &InUse) -> Result<Option<()>, StoreError> {
         let key = name.to_str().unwrap_or_default();
-        let record = self.record(key)?;
-        let is_proved = record
-            .is_some_and(|record| record.boot_id == self.inner.boot_id && record.key() == key);
-        if is_proved {
+        if self.proving_record(key)?.is_some() || in_use.has(key) {
             return Ok(None);
         }
         let path = self.path("layers").join(name);
@@ -196,7 +200,7 @@ impl Store {
         Ok(Some(()))
     }
 
-    fn list(&self, part: &'static str) -> Result<Vec<OsString>, StoreError> {
+    pub(super) fn list(&self, part: &'static str) -> Result<Vec<OsString>, StoreError> {
         let path = self.path(part);
         open_directory(self.root(), part)
             .and_then(|handle| names(handle.as_fd()))

@@ -16,7 +16,7 @@ fn the_work_directory_is_made_for_its_owner_alone() {
     fixture.store();
     assert_eq!(
         list(&fixture.work_dir()),
-        ["layers", "overlay", "records", "staging"]
+        ["documents", "layers", "overlay", "records", "staging"]
     );
     for path in [fixture.work_dir(), fixture.work_dir().join("layers")] {
         assert_eq!(
@@ -32,25 +32,27 @@ fn a_layer_is_visible_only_when_published_and_is_then_shared() {
     let store = fixture.store();
     let tar = layer(&[("./", 0o750), ("a", 0o4755)]);
     let approved = one_layer(&tar);
-    assert_eq!(store.layer(&approved).unwrap(), None);
+    assert_eq!(store.layer(&approved, None).unwrap(), None);
 
     let staging = store.stage().unwrap();
     let unpacked = rootfs::unpack(
         &approved,
         tar.as_slice(),
         &staging,
-        &rootfs::Limits::default(),
+        &rootfs::Budget::new(rootfs::Limits::default()),
         &rootfs::Cancel::new(),
     )
     .unwrap();
-    assert_eq!(store.layer(&approved).unwrap(), None);
-    let stored = store.publish(&approved, staging, unpacked).unwrap();
+    assert_eq!(store.layer(&approved, None).unwrap(), None);
+    let stored = store
+        .publish(&approved, None, staging, unpacked, false)
+        .unwrap();
     assert!(stored.has_root_entry());
     assert_eq!(fixture.list("staging"), [""; 0]);
 
     // Another process, another image with the same layer.
     assert_eq!(
-        fixture.store().layer(&one_layer(&tar)).unwrap(),
+        fixture.store().layer(&one_layer(&tar), None).unwrap(),
         Some(stored.clone())
     );
     let root = fixture
@@ -73,19 +75,23 @@ fn publishing_twice_keeps_the_first_tree() {
     let approved = one_layer(&tar);
     let unpack = || {
         let staging = store.stage().unwrap();
-        let limits = rootfs::Limits::default();
+        let budget = rootfs::Budget::new(rootfs::Limits::default());
         let cancel = rootfs::Cancel::new();
         let unpacked =
-            rootfs::unpack(&approved, tar.as_slice(), &staging, &limits, &cancel).unwrap();
+            rootfs::unpack(&approved, tar.as_slice(), &staging, &budget, &cancel).unwrap();
         (staging, unpacked)
     };
     let ((staging, unpacked), (late_staging, late)) = (unpack(), unpack());
-    let stored = store.publish(&approved, staging, unpacked).unwrap();
+    let stored = store
+        .publish(&approved, None, staging, unpacked, false)
+        .unwrap();
     assert!(!stored.has_root_entry());
     let path = fixture.work_dir().join("layers").join(stored.key());
     let inode = path.metadata().unwrap().ino();
     assert_eq!(
-        store.publish(&approved, late_staging, late).unwrap(),
+        store
+            .publish(&approved, None, late_staging, late, true)
+            .unwrap(),
         stored
     );
     assert_eq!(path.metadata().unwrap().ino(), inode);
@@ -100,11 +106,9 @@ fn the_same_content_from_another_blob_is_another_layer() {
     let tar = file("a", "text");
     fetch_layer(&store, &one_layer(&tar), &tar);
     let record = |blob: &str, diff_id: &str| LayerRecord {
-        boot_id: store.inner.boot_id.clone(),
         blob: blob.to_owned(),
         diff_id: diff_id.to_owned(),
-        encryption: "none".to_owned(),
-        implied: Implied::default(),
+        ..LayerRecord::expected(&store, &one_layer(&tar), None)
     };
     let keys = [
         record("sha256:1", "sha256:2"),
@@ -125,7 +129,7 @@ fn a_tree_that_nothing_proves_is_dropped_and_not_believed() {
             replace(record, "diff_id", "sha256:0");
         }),
         ("an earlier boot's record", |record| {
-            replace(record, "boot_id", "earlier");
+            replace(record, "epoch", "earlier");
         }),
     ];
     let tar = file("a", "text");
@@ -148,7 +152,7 @@ fn a_tree_that_nothing_proves_is_dropped_and_not_believed() {
                 };
                 assert_eq!(store.recover().unwrap(), expected, "{name}");
             }
-            assert_eq!(store.layer(&approved).unwrap(), None, "{name}");
+            assert_eq!(store.layer(&approved, None).unwrap(), None, "{name}");
             assert_eq!(fixture.list("layers"), [""; 0], "{name}");
             assert_eq!(fixture.list("records"), [""; 0], "{name}");
             assert_eq!(fetch_layer(&store, &approved, &tar), stored, "{name}");
@@ -181,7 +185,7 @@ fn recovery_leaves_what_is_proved_and_what_is_alive() {
     assert_eq!(fixture.store().recover().unwrap(), expected);
     assert_eq!(fixture.list("staging").len(), 1);
     assert_eq!(fixture.list("records").len(), 1);
-    assert!(store.layer(&approved).unwrap().is_some());
+    assert!(store.layer(&approved, None).unwrap().is_some());
     drop(alive);
     assert_eq!(fixture.list("staging"), [""; 0]);
 }
@@ -204,14 +208,16 @@ fn a_full_disk_is_told_apart() {
     let tar = file("a", "text");
     let approved = one_layer(&tar);
     let staging = store.stage().unwrap();
-    let limits = rootfs::Limits::default();
+    let budget = rootfs::Budget::new(rootfs::Limits::default());
     let cancel = rootfs::Cancel::new();
-    let unpacked = rootfs::unpack(&approved, tar.as_slice(), &staging, &limits, &cancel).unwrap();
-    let key = LayerRecord::new(&store, &approved, Implied::default()).key();
+    let unpacked = rootfs::unpack(&approved, tar.as_slice(), &staging, &budget, &cancel).unwrap();
+    let key = store.key_of(&approved, None);
     let filler = fixture.work_dir().join("filler");
     let full = std::fs::write(&filler, vec![1; 1 << 20]).unwrap_err();
     assert_eq!(Errno::from_io_error(&full), Some(Errno::NOSPC));
-    let error = store.publish(&approved, staging, unpacked).unwrap_err();
+    let error = store
+        .publish(&approved, None, staging, unpacked, false)
+        .unwrap_err();
     let is_full =
         matches!(&error, StoreError::DiskFull { path } if path.ends_with(record_name(&key)));
     assert!(is_full, "{error:?}");
@@ -238,7 +244,10 @@ fn a_record_that_could_not_be_read_back_is_refused_before_it_is_written() {
         .map(|index| format!("{}/{index}", "d".repeat(4000)))
         .collect();
     let implied = Implied::try_from(names).unwrap();
-    let record = LayerRecord::new(&store, &one_layer(&file("a", "a")), implied);
+    let record = LayerRecord {
+        implied,
+        ..LayerRecord::expected(&store, &one_layer(&file("a", "a")), None)
+    };
     let error = to_json(&record, Path::new("layer.json")).unwrap_err();
     assert!(
         matches!(&error, StoreError::RecordTooLong { length, .. } if *length > 20_000_000),
@@ -254,7 +263,11 @@ fn the_implied_directories_of_a_layer_are_known_to_the_next_process() {
         .entry(b"given/in\xff%/x", 0o600)
         .end();
     let stored = fetch_layer(&fixture.store(), &one_layer(&tar), &tar);
-    let found = fixture.store().layer(&one_layer(&tar)).unwrap().unwrap();
+    let found = fixture
+        .store()
+        .layer(&one_layer(&tar), None)
+        .unwrap()
+        .unwrap();
     assert_eq!(found, stored);
     let implied: Vec<_> = found.implied().paths().collect();
     assert_eq!(implied, [&b""[..], b"given/in\xff%"]);

@@ -93,7 +93,7 @@ fn messages_have_the_recorded_shape() {
         primary: json!({ "svn": "1" }),
         additional: String::new(),
     };
-    let attest = handshake.attest_request(&evidence).unwrap();
+    let attest = handshake.attest_request(&evidence, None).unwrap();
     assert_eq!(attest.path(), "/kbs/v0/attest");
     assert_eq!(
         attest.cookie(),
@@ -110,7 +110,10 @@ fn messages_have_the_recorded_shape() {
     assert_eq!(body(&attest), expected);
 
     let session = handshake
-        .attested(&answer(200, &json!({ "token": "e30.e30.x" })))
+        .attested(
+            &answer(200, &json!({ "token": "e30.e30.x" })),
+            SessionProof::Cookie,
+        )
         .unwrap();
     let get = session.resource_request(&"kbs:///a/b/c?d=e".parse().unwrap());
     assert_eq!(
@@ -149,9 +152,52 @@ fn server_selects_the_hash_among_those_offered() {
 fn session_lasts_as_long_as_cookie_and_token() {
     let handshake = challenged(&challenge(&json!(""))).unwrap();
     let answer = answer(200, &json!({ "token": "opaque" }));
-    let session = handshake.attested(&answer).unwrap();
+    let session = handshake.attested(&answer, SessionProof::Cookie).unwrap();
     assert!(!session.is_over(answer.received + Duration::from_secs(269)));
     assert!(session.is_over(answer.received + Duration::from_secs(271)));
+}
+
+#[test]
+fn token_goes_in_place_of_the_cookie_and_outlives_it() {
+    let handshake = challenged(&challenge(&json!(""))).unwrap();
+    let answer = answer(200, &json!({ "token": "opaque" }));
+    let session = handshake.attested(&answer, SessionProof::Bearer).unwrap();
+    let get = session.resource_request(&"kbs:///a/b/c".parse().unwrap());
+    assert_eq!((get.cookie(), get.bearer()), (None, Some("opaque")));
+    assert!(!session.is_over(answer.received + Duration::from_secs(271)));
+}
+
+#[test]
+fn token_of_another_takes_the_place_of_a_handshake() {
+    let key = || TeeKey::generate(TeeKeyAlgorithm::P256).unwrap();
+    // {"iat":1,"exp":301}
+    let token = "e30.eyJpYXQiOjEsImV4cCI6MzAxfQ.x";
+    let session = Handshake::with_token(key(), Zeroizing::new(token.to_owned())).unwrap();
+    let claims = session.untrusted_claims();
+    assert_eq!(claims, Some(json!({ "iat": 1, "exp": 301 })));
+    let get = session.resource_request(&"kbs:///a/b/c".parse().unwrap());
+    assert_eq!((get.cookie(), get.bearer()), (None, Some(token)));
+    assert!(session.is_over(Instant::now() + Duration::from_secs(271)));
+    for text in ["", "a b", "a\r\nb", "\u{e9}"] {
+        assert!(
+            Handshake::with_token(key(), Zeroizing::new(text.to_owned())).is_none(),
+            "{text:?}"
+        );
+    }
+}
+
+#[test]
+fn init_data_goes_with_the_evidence() {
+    let text = "version = '0.1.0'\nalgorithm = 'sha384'\n";
+    let data = InitData::parse(text.to_owned()).unwrap();
+    let handshake = challenged(&challenge(&json!(""))).unwrap();
+    let evidence = Evidence {
+        primary: json!({}),
+        additional: String::new(),
+    };
+    let request = handshake.attest_request(&evidence, Some(&data)).unwrap();
+    let expected = json!({ "format": "toml", "body": text });
+    assert_eq!(body(&request)["init-data"], expected);
 }
 
 #[test]
@@ -213,12 +259,55 @@ fn debug_shows_no_nonce_no_cookie_and_no_evidence() {
         primary: json!("quote"),
         additional: String::new(),
     };
-    let request = handshake.attest_request(&evidence).unwrap();
+    let request = handshake.attest_request(&evidence, None).unwrap();
     let shown = format!(
         "{handshake:?} {request:?} {evidence:?} {:?}",
         challenge(&json!(""))
     );
     for secret in [NONCE, "d006e709", "quote"] {
         assert!(!shown.contains(secret), "{shown}");
+    }
+}
+
+/// Every answer with every byte replaced: what is not refused is read, and nothing else happens.
+#[test]
+fn no_byte_of_an_answer_does_more_than_fail() {
+    let mutations = |answer: &Answer| -> Vec<Answer> {
+        let length = answer.body.len();
+        let places = (0..length).flat_map(|at| [0, b'"', b'}', 0xff].map(|byte| (at, byte)));
+        places
+            .map(|(at, byte)| {
+                let mut mutated = answer.clone();
+                mutated.body[at] = byte;
+                mutated
+            })
+            .collect()
+    };
+    let challenge = challenge(&json!({ "selected-hash-algorithm": "sha384" }));
+    for mutated in mutations(&challenge) {
+        if let Ok(handshake) = challenged(&mutated) {
+            let evidence = Evidence {
+                primary: json!({}),
+                additional: String::new(),
+            };
+            handshake.report_data("").unwrap();
+            handshake.attest_request(&evidence, None).unwrap();
+        }
+    }
+    let token = answer(200, &json!({ "token": "e30.eyJpYXQiOjEsImV4cCI6MzAxfQ.x" }));
+    let refusal = json!({ "type": "x/errors/PolicyDeny", "detail": "no" });
+    let session = challenged(&challenge).unwrap();
+    let session = session.attested(&token, SessionProof::Cookie).unwrap();
+    for status in [200, 401] {
+        for mutated in mutations(&answer(status, &refusal)) {
+            let error = session.open(&mutated).unwrap_err();
+            assert!(error.to_string().contains("127.0.0.1"), "{error}");
+        }
+    }
+    for mutated in mutations(&token) {
+        let handshake = challenged(&challenge).unwrap();
+        if let Ok(session) = handshake.attested(&mutated, SessionProof::Bearer) {
+            session.resource_request(&"kbs:///a/b/c".parse().unwrap());
+        }
     }
 }

@@ -10,6 +10,7 @@ use crate::dir::Dir;
 use crate::error::{Error, LinkFault};
 use crate::limits::LimitKind;
 use crate::name::{RelPath, length};
+use crate::tree::below::Lower;
 use crate::tree::{Slot, Tree, is_whiteout, kind};
 
 /// What to do about a parent that does not exist.
@@ -48,7 +49,7 @@ impl Tree<'_> {
                 _ => self.fill_gap(&mut walk, dir, stat.as_ref(), by_link, missing)?,
             }
         }
-        if walk.links > 0 {
+        if walk.links > 0 && !walk.is_through_below {
             self.followed.insert(parent, &walk.at);
         }
         Ok(walk.at)
@@ -94,19 +95,34 @@ impl Tree<'_> {
             let parent = walk.at.clone();
             return Err(Error::ParentNotDirectory { entry, parent });
         }
-        if by_link {
-            return Err(walk.leads_nowhere(LinkFault::Missing));
-        }
-        if missing == Missing::Refuse {
-            return Err(Error::HardLink {
-                target: entry.clone(),
-                entry,
-                fault: LinkFault::Missing,
-            });
+        let lower = match stat {
+            None => self.lower_of(walk)?,
+            Some(_whiteout) => None,
+        };
+        match lower.as_ref().map(Lower::kind) {
+            Some(FileType::Symlink) => return walk.follow_below(lower),
+            Some(FileType::Directory) => {}
+            _ if by_link => return Err(walk.leads_nowhere(self.missing())),
+            _ if missing == Missing::Refuse => {
+                return Err(Error::HardLink {
+                    target: entry.clone(),
+                    entry,
+                    fault: self.missing(),
+                });
+            }
+            _ => {}
         }
         self.count_entry()?;
         let path = walk.at.clone();
         self.make_dir(&Slot { parent, path })
+    }
+
+    /// What lies below where the walk has got to, which the kernel finds from the root.
+    fn lower_of(&mut self, walk: &mut Walk<'_>) -> Result<Option<Lower>, Error> {
+        if self.below.is_some() {
+            self.spend(walk, walk.at.depth())?;
+        }
+        self.lower(&walk.at)
     }
 
     /// Counts `components` looked up, for this entry and for all.
@@ -134,6 +150,9 @@ struct Walk<'a> {
     spent: u64,
     links: u32,
     last_link: RelPath,
+    /// Whether it has followed a link that this layer does not have but may cover later, and
+    /// without removing anything of its own.
+    is_through_below: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -147,6 +166,7 @@ impl<'a> Walk<'a> {
             spent: 0,
             links: 0,
             last_link: RelPath::default(),
+            is_through_below: false,
         };
         walk.put_ahead(parent.strip_prefix(known).unwrap_or(parent), false);
         walk
@@ -190,6 +210,13 @@ impl<'a> Walk<'a> {
             self.at = RelPath::default();
         }
         Ok(())
+    }
+
+    /// Goes on with the target of a link below, which is in the path already.
+    fn follow_below(&mut self, link: Option<Lower>) -> Result<(), Error> {
+        self.is_through_below = true;
+        let name = self.at.file_name().to_vec();
+        link.map_or(Ok(()), |link| self.follow(&link.parent, &name))
     }
 
     fn leads_nowhere(&self, fault: LinkFault) -> Error {
@@ -243,7 +270,7 @@ mod tests {
     fn parents_missing_at_the_bottom_of_a_deep_tree_cost_one_component_each() {
         let scratch = tempfile::tempdir().unwrap();
         let limits = Limits::default();
-        let mut tree = Tree::new(Dir::open_ambient(scratch.path()).unwrap(), &limits);
+        let mut tree = Tree::new(Dir::open_ambient(scratch.path()).unwrap(), None, &limits);
         let bottom = vec!["a"; 1000].join("/");
         for parent in 0..100 {
             let path = format!("{bottom}/{parent}/x");

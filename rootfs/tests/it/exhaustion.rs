@@ -3,7 +3,7 @@
 use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
-use rootfs::{Cancel, Dir, Error, LimitKind, Limits, LinkFault, Staging, unpack};
+use rootfs::{Budget, Cancel, Dir, Error, LimitKind, Limits, LinkFault, Staging, unpack};
 
 use crate::kit::{Blob, Scratch, Tar};
 
@@ -212,7 +212,8 @@ fn cancelled(archive: Vec<u8>, after: usize) -> (usize, usize) {
         written: &mut written,
     };
     let layer = blob.approved();
-    let error = unpack(&layer, source, &staging, &Limits::default(), &cancel).unwrap_err();
+    let budget = Budget::new(Limits::default());
+    let error = unpack(&layer, source, &staging, &budget, &cancel).unwrap_err();
     assert!(matches!(error, Error::Cancelled), "{error:?}");
     let total = files(scratch.path());
     drop(staging);

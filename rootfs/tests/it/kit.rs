@@ -9,7 +9,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use policy::{Approved, Digest, Document, Evidence, ImageRef, Layer, Policy};
-use rootfs::{Cancel, Committed, Dir, Error, Limits, Notes, Staging, Unpacked, unpack};
+use rootfs::{
+    Budget, Cancel, Committed, Dir, Error, Limits, Notes, Staging, Unpacked, unpack, unpack_onto,
+};
 
 /// An archive under construction.
 #[derive(Clone, Debug, Default)]
@@ -228,6 +230,8 @@ pub(crate) fn gzip(content: &[u8]) -> Vec<u8> {
 pub(crate) const PLAIN: &str = "application/vnd.oci.image.layer.v1.tar";
 pub(crate) const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub(crate) const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+/// `struct vfs_cap_data` of revision 2, with `CAP_NET_RAW`.
+pub(crate) const CAPABILITY: &[u8] = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// A directory with a work area, a place to publish to, and things that nothing may touch.
@@ -236,6 +240,8 @@ pub(crate) struct Scratch {
     work: Dir,
     pub(crate) limits: Limits,
     pub(crate) cancel: Cancel,
+    /// What the layers below show, for layers that need it.
+    pub(crate) below: Option<Dir>,
 }
 
 impl Scratch {
@@ -254,6 +260,7 @@ impl Scratch {
             work,
             limits: Limits::default(),
             cancel: Cancel::new(),
+            below: None,
         }
     }
 
@@ -273,13 +280,11 @@ impl Scratch {
     ) -> Result<Tree, Error> {
         let before = self.listing();
         let staging = Staging::create(&self.work).unwrap();
-        let result = unpack(
-            &blob.approved(),
-            source,
-            &staging,
-            &self.limits,
-            &self.cancel,
-        );
+        let (layer, budget) = (blob.approved(), Budget::new(self.limits.clone()));
+        let result = match &self.below {
+            None => unpack(&layer, source, &staging, &budget, &self.cancel),
+            Some(below) => unpack_onto(&layer, source, below, &staging, &budget, &self.cancel),
+        };
         let result = result.map(|proof| self.publish(staging, proof));
         assert_eq!(
             self.listing(),
@@ -299,12 +304,19 @@ impl Scratch {
                 .collect(),
             notes: proof.notes().clone(),
             hides_all_below: proof.hides_all_below(),
+            blocks: BTreeMap::new(),
         };
         assert_eq!(
             staging.commit(proof, &self.work, "layer").unwrap(),
             Committed::New
         );
-        tree.lines = describe(&self.root.path().join("work/layer"));
+        let layer = self.root.path().join("work/layer");
+        tree.lines = describe(&layer);
+        let blocks = |name: &String| Some(layer.join(name).symlink_metadata().ok()?.blocks());
+        let names = tree.lines.keys();
+        tree.blocks = names
+            .filter_map(|name| Some((name.clone(), blocks(name)?)))
+            .collect();
         self.work.remove_all("layer").unwrap();
         tree
     }
@@ -338,6 +350,8 @@ pub(crate) struct Tree {
     pub(crate) implied: Vec<Vec<u8>>,
     pub(crate) notes: Notes,
     pub(crate) hides_all_below: bool,
+    /// Blocks of 512 bytes that each file takes.
+    pub(crate) blocks: BTreeMap<String, u64>,
 }
 
 impl Tree {

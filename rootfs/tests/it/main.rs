@@ -11,6 +11,7 @@
 )]
 
 mod adversarial;
+mod below;
 mod exhaustion;
 mod fidelity;
 mod kit;

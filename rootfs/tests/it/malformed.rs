@@ -458,6 +458,14 @@ fn holds_layers_to_every_limit() {
             Tar::new().file("a", &[1; 3000]),
         ),
         (
+            LimitKind::ImageBytes,
+            Limits {
+                image_bytes: 3000,
+                ..Limits::default()
+            },
+            Tar::new().file("a", &[1; 3000]),
+        ),
+        (
             LimitKind::ComponentBytes,
             Limits::default(),
             Tar::new().pax(&[("path", &[b'x'; 256])]).file("a", b""),

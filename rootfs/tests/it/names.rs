@@ -1,6 +1,6 @@
 //! Names of every length and byte, links in every direction, and entries that come twice.
 
-use rootfs::{Cancel, Dir, Limits, Staging};
+use rootfs::{Budget, Cancel, Dir, Limits, Staging};
 use rustix::fs::{Mode, OFlags};
 
 use crate::kit::{Blob, Header, Scratch, Tar, Tree};
@@ -85,7 +85,7 @@ fn read_at_the_bottom(archive: Vec<u8>) -> String {
         &blob.approved(),
         source,
         &staging,
-        &Limits::default(),
+        &Budget::new(Limits::default()),
         &Cancel::new(),
     )
     .unwrap();

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use crate::kit::{Blob, GZIP, Header, Scratch, Tar, ZSTD};
+use crate::kit::{Blob, GZIP, Header, Scratch, Tar, ZSTD, describe};
 
 /// Entries that get in each other's way, with names from a small set.
 fn entries() -> impl Strategy<Value = Tar> {
@@ -64,6 +64,21 @@ proptest! {
     fn any_entries_stay_inside(tar in entries()) {
         let scratch = Scratch::new();
         drop(scratch.unpack(&Blob::gzip(&tar.end())));
+    }
+
+    #[test]
+    fn any_entries_on_links_below_stay_inside(tar in entries()) {
+        let below = tempfile::tempdir().unwrap();
+        std::fs::create_dir(below.path().join("c")).unwrap();
+        std::fs::write(below.path().join("c/a"), "below").unwrap();
+        for (link, target) in [("a", "c"), ("b", "../outside")] {
+            std::os::unix::fs::symlink(target, below.path().join(link)).unwrap();
+        }
+        let before = describe(below.path());
+        let mut scratch = Scratch::new();
+        scratch.below = Some(rootfs::Dir::open_ambient(below.path()).unwrap());
+        drop(scratch.unpack(&Blob::gzip(&tar.end())));
+        assert_eq!(describe(below.path()), before);
     }
 
     #[test]

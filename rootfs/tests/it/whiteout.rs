@@ -178,7 +178,7 @@ fn aufs_bookkeeping_is_skipped() {
 /// The overlay mount itself, as the judge of all the above.
 #[test]
 fn an_overlay_mount_shows_one_tree_unpacked_in_order() {
-    use rootfs::{Cancel, Dir, Limits, Staging, unpack};
+    use rootfs::{Budget, Cancel, Dir, Limits, Staging, unpack};
     use std::collections::BTreeSet;
 
     let scratch = tempfile::tempdir().unwrap();
@@ -212,7 +212,7 @@ fn an_overlay_mount_shows_one_tree_unpacked_in_order() {
             &blob.approved(),
             blob.bytes.as_slice(),
             &staging,
-            &Limits::default(),
+            &Budget::new(Limits::default()),
             &Cancel::new(),
         )
         .unwrap();

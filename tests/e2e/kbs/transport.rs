@@ -2,10 +2,10 @@
 
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use kbs_client::{
-    ConfigError, Error, JweError, KbsClient, KbsConfig, SampleAttester, Unreachability,
+    ConfigError, Error, JweError, KbsClient, KbsConfig, SampleAttester, Trust, Unreachability,
 };
 use kit::authority::Authority;
 use kit::kbs::{Certificate, DevKbs, Fault, Options, Step};
@@ -23,7 +23,11 @@ fn kbs_with(certificate: Certificate) -> DevKbs {
 #[tokio::test]
 async fn wrong_certificate_is_reported_at_once_with_its_reason() {
     let rows = [
-        (Certificate::Expired, "certificate expired", "clock"),
+        (
+            Certificate::Expired,
+            "certificate expired",
+            "our clock is wrong, which says ",
+        ),
         (Certificate::OtherName, "not valid for name", "other names"),
         (
             Certificate::AuthorityItself,
@@ -35,9 +39,18 @@ async fn wrong_certificate_is_reported_at_once_with_its_reason() {
         let kbs = kbs_with(certificate);
         let started = Instant::now();
         let error = fetch(&client(&kbs), KEY).await.unwrap_err();
-        let Error::Tls { url, reason, hint } = &error else {
+        let Error::Tls {
+            url,
+            subject,
+            reason,
+            hint,
+        } = &error
+        else {
             panic!("{error:?}")
         };
+        let subject = subject.as_deref().unwrap();
+        assert!(subject.starts_with("CN="), "{subject}");
+        assert!(error.to_string().contains(subject), "{error}");
         assert!(url.ends_with("/kbs/v0/auth"), "{url}");
         assert!(
             reason.contains(expected_reason),
@@ -65,7 +78,7 @@ async fn configured_root_is_the_only_one() {
     // Both authorities have the same name.
     assert_eq!(reason, "invalid peer certificate: BadSignature");
     assert_eq!(
-        *hint,
+        hint,
         "none of the configured root certificates has issued its certificate"
     );
     assert_eq!(kbs.requests(), requests(0, 0, 0));
@@ -83,9 +96,45 @@ async fn unknown_authority_is_told_as_such() {
     };
     assert_eq!(reason, "invalid peer certificate: UnknownIssuer");
     assert_eq!(
-        *hint,
+        hint,
         "none of the configured root certificates has issued its certificate"
     );
+}
+
+#[tokio::test]
+async fn configured_root_can_be_added_to_the_systems() {
+    let (kbs, other) = (DevKbs::https(), DevKbs::https());
+    kbs.put(KEY, "the key");
+    let mut config = config(&kbs);
+    config.trust = Trust::Added;
+    let client = KbsClient::new(config.clone(), Arc::new(SampleAttester)).unwrap();
+    assert_eq!(fetch(&client, KEY).await.unwrap(), b"the key");
+
+    config.root_certificates = vec![other.certificate().into()];
+    let client = KbsClient::new(config, Arc::new(SampleAttester)).unwrap();
+    let error = fetch(&client, KEY).await.unwrap_err();
+    let Error::Tls { hint, .. } = &error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(
+        hint,
+        "no root that is trusted has issued its certificate; configure the one that has"
+    );
+}
+
+#[tokio::test]
+async fn certificate_is_judged_no_earlier_than_what_has_certainly_been() {
+    let kbs = DevKbs::https();
+    let mut config = config(&kbs);
+    // Far beyond the end of any certificate that is minted here.
+    config.not_before = SystemTime::UNIX_EPOCH + Duration::from_hours(4_200 * 365 * 24);
+    let client = KbsClient::new(config, Arc::new(SampleAttester)).unwrap();
+    let error = fetch(&client, KEY).await.unwrap_err();
+    let Error::Tls { reason, hint, .. } = &error else {
+        panic!("{error:?}")
+    };
+    assert!(reason.contains("certificate expired"), "{reason}");
+    assert!(hint.contains(" 6167 "), "our clock is printed: {hint}");
 }
 
 #[tokio::test]
@@ -223,6 +272,25 @@ async fn answer_beyond_the_cap_is_not_read() {
             };
             assert_eq!(limit, 2 * 1024 * 1024, "{step:?} {fault:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn clock_that_is_wrong_costs_no_handshake() {
+    let minutes = Duration::from_mins(10);
+    for (ahead, behind) in [(minutes, Duration::ZERO), (Duration::ZERO, minutes)] {
+        let (kbs, client) = kbs_and_client();
+        kbs.set_clock(ahead, behind);
+        for _ in 0..3 {
+            assert_eq!(fetch(&client, KEY).await.unwrap(), b"the key");
+        }
+        assert_eq!(kbs.requests(), requests(1, 1, 3), "{ahead:?} {behind:?}");
+        // The KBS is believed when it is ahead; nobody is when the time would go back.
+        let gained = client.now().duration_since(SystemTime::now());
+        assert_eq!(
+            gained.is_ok_and(|gained| gained > minutes / 2),
+            !ahead.is_zero()
+        );
     }
 }
 

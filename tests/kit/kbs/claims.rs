@@ -26,14 +26,14 @@ impl TokenKey {
         runtime_data: &Value,
         digest: &[u8],
         init_data: &Value,
-        life: Duration,
+        (now, life): (SystemTime, Duration),
     ) -> String {
         let point = self.0.public_key().as_ref();
         let header = json!({ "typ": "JWT", "alg": "ES256", "jwk": {
             "alg": "ES256", "kty": "EC", "crv": "P-256",
             "x": URL_SAFE_NO_PAD.encode(&point[1..33]), "y": URL_SAFE_NO_PAD.encode(&point[33..]),
         }});
-        let now = seconds_now();
+        let now = seconds(now);
         let claims = json!({
             "eat_profile": "tag:github.com,2024:confidential-containers/Trustee",
             "iat": now,
@@ -67,7 +67,7 @@ impl TokenKey {
 
     /// The public key of the TEE in a token of ours that has not expired. Like the real server, with
     /// a leeway of a minute.
-    pub(super) fn verify(&self, token: &str) -> Option<Value> {
+    pub(super) fn verify(&self, token: &str, now: SystemTime) -> Option<Value> {
         let (signed, signature) = token.rsplit_once('.')?;
         let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.0.public_key().as_ref())
@@ -75,7 +75,7 @@ impl TokenKey {
             .ok()?;
         let claims = URL_SAFE_NO_PAD.decode(signed.split_once('.')?.1).ok()?;
         let claims: Value = serde_json::from_slice(&claims).ok()?;
-        let alive = claims["exp"].as_u64()? + 60 >= seconds_now();
+        let alive = claims["exp"].as_u64()? + 60 >= seconds(now);
         let evidence = &claims["submods"]["cpu0"]["ear.veraison.annotated-evidence"];
         let key = &evidence["runtime_data_claims"]["tee-pubkey"];
         (alive && key.is_object()).then(|| key.clone())
@@ -86,8 +86,8 @@ fn encoded(value: &Value) -> String {
     URL_SAFE_NO_PAD.encode(value.to_string())
 }
 
-fn seconds_now() -> u64 {
-    SystemTime::now()
+fn seconds(moment: SystemTime) -> u64 {
+    moment
         .duration_since(UNIX_EPOCH)
         .expect("a clock after 1970")
         .as_secs()

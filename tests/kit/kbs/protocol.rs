@@ -17,8 +17,8 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use super::answer::{self, Refusal};
-use super::seal;
 use super::{Fault, Server, State, Step};
+use super::{evidence, seal};
 
 /// From auth to its end.
 #[derive(Debug, Clone)]
@@ -41,7 +41,7 @@ impl Session {
 const BASE: &str = "/kbs/v0/";
 const BODY_LIMIT: usize = 2 * 1024 * 1024;
 const COOKIE: &str = "kbs-session-id";
-/// What trustee knows; `sample` alone has a verifier here.
+/// What trustee knows; `sample`, `tdx` and `snp` have a verifier here.
 const TEES: [&str; 15] = [
     "az-snp-vtpm",
     "az-tdx-vtpm",
@@ -110,7 +110,7 @@ impl Server {
         }
         let state = self.state();
         let token = state.token(&head.headers).ok_or(Refusal::TokenNotFound)?;
-        let verified = state.token_key.verify(&token);
+        let verified = state.token_key.verify(&token, state.now());
         let expired = state.expired_tokens.contains(&token);
         let key = verified
             .filter(|_| !expired)
@@ -137,6 +137,11 @@ impl Server {
 }
 
 impl State {
+    /// The time by its own clock.
+    pub(super) fn now(&self) -> SystemTime {
+        SystemTime::now() + self.ahead - self.behind
+    }
+
     /// Counts a request, and says whether it is to fail.
     fn count(&mut self, step: Step) -> Option<Fault> {
         let counter = match step {
@@ -171,7 +176,7 @@ impl State {
             tee: tee.to_owned(),
             nonce: STANDARD.encode(random::<32>()),
             ends: Instant::now() + self.session_life,
-            expires: SystemTime::now() + self.session_life,
+            expires: self.now() + self.session_life,
             token: None,
         };
         let id = random::<16>().iter().fold(String::new(), |mut id, byte| {
@@ -179,7 +184,8 @@ impl State {
             id
         });
         let challenge = json!({ "nonce": session.nonce, "extra-params": "" });
-        let answer = with_cookie(answer::json(challenge.to_string()), &id, &session);
+        let answer = answer::json(challenge.to_string());
+        let answer = with_cookie(answer, &id, &session, self.now());
         self.sessions.insert(id, session);
         Ok(answer)
     }
@@ -190,28 +196,31 @@ impl State {
             .sessions
             .get(id)
             .filter(|session| session.ends > Instant::now())?;
-        let token = match &session.token {
-            // An attested session gives its old token, and does not look at the body.
-            Some(token) => token.clone(),
-            None => self.verified(session, &serde_json::from_slice(body).ok()?)?,
+        // An attested session gives its old token, and does not look at the body.
+        let token = if let Some(token) = &session.token {
+            token.clone()
+        } else {
+            let request: Value = serde_json::from_slice(body).ok()?;
+            let token = self.verified(session, &request)?;
+            let init_data = request.get("init-data").cloned();
+            self.init_data.push(init_data.unwrap_or_default());
+            token
         };
+        let now = self.now();
         let session = self.sessions.get_mut(id)?;
         session.token = Some(token.clone());
-        Some(with_cookie(
-            answer::json(json!({ "token": token }).to_string()),
-            id,
-            session,
-        ))
+        let answer = answer::json(json!({ "token": token }).to_string());
+        Some(with_cookie(answer, id, session, now))
     }
 
     fn verified(&self, session: &Session, request: &Value) -> Option<String> {
         let runtime_data = request.get("runtime-data")?;
-        let evidence = request.get("tee-evidence")?;
-        let additional = evidence.get("additional_evidence")?.as_str()?;
+        let delivered = request.get("tee-evidence")?;
+        let additional = delivered.get("additional_evidence")?.as_str()?;
         let nonce = runtime_data.get("nonce")?.as_str()?;
         let key = typed_key(runtime_data.get("tee-pubkey")?)?;
         let init_data = request.get("init-data").unwrap_or(&Value::Null);
-        if nonce != session.nonce || session.tee != "sample" || !is_init_data(init_data) {
+        if nonce != session.nonce || !is_init_data(init_data) {
             return None;
         }
         let canonical = format!(
@@ -221,14 +230,17 @@ impl State {
             canonical_key(&key)?,
         );
         let expected = digest(&SHA384, canonical.as_bytes());
-        check_sample(evidence.get("primary_evidence")?, expected.as_ref())?;
+        let primary = delivered.get("primary_evidence")?;
+        evidence::check(&session.tee, primary, expected.as_ref(), init_data)?;
         let runtime_data =
             json!({ "additional-evidence": additional, "nonce": nonce, "tee-pubkey": key });
         let life = self.token_life;
-        Some(
-            self.token_key
-                .issue(&runtime_data, expected.as_ref(), init_data, life),
-        )
+        Some(self.token_key.issue(
+            &runtime_data,
+            expected.as_ref(),
+            init_data,
+            (self.now(), life),
+        ))
     }
 
     /// A session that is alive and attested wins over a Bearer token.
@@ -318,15 +330,6 @@ fn canonical_key(key: &Value) -> Option<String> {
     Some(format!("{{{}}}", members.join(",")))
 }
 
-/// The verifier for `sample`: the digest as it is, without padding to 64 bytes.
-fn check_sample(evidence: &Value, expected: &[u8]) -> Option<()> {
-    evidence.get("svn")?.as_str()?;
-    let found = STANDARD
-        .decode(evidence.get("report_data")?.as_str()?)
-        .ok()?;
-    (found == expected).then_some(())
-}
-
 fn session_id(headers: &http::HeaderMap) -> Option<String> {
     let cookies = headers
         .get_all(header::COOKIE)
@@ -343,7 +346,10 @@ fn with_cookie(
     mut answer: Response<BoxBody<Bytes, io::Error>>,
     id: &str,
     session: &Session,
+    now: SystemTime,
 ) -> Response<BoxBody<Bytes, io::Error>> {
+    let date = HeaderValue::from_str(&httpdate::fmt_http_date(now)).expect("a legal header");
+    answer.headers_mut().insert(header::DATE, date);
     let expires = httpdate::fmt_http_date(session.expires);
     let cookie = HeaderValue::from_str(&format!("{COOKIE}={id}; Expires={expires}"));
     answer

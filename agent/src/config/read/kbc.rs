@@ -112,10 +112,9 @@ impl Reader<'_> {
         if with_certificates && url.value.scheme() != "https" {
             self.warnings.push(Warning::UnusedCertificates);
         }
-        self.warnings.push(match own.attester {
-            None => Warning::NoAttester,
-            Some(AttesterName::Sample) => Warning::SampleAttester,
-        });
+        if own.attester == Some(AttesterName::Sample) {
+            self.warnings.push(Warning::SampleAttester);
+        }
         Ok(())
     }
 

@@ -336,8 +336,8 @@ credentials = [{ resource_uri = "file:///x" }]
     line 1, column 33: credentials[0].resource_uri: "file:///x": expected the scheme kbs or kbs+<plugin>, found "file"
 image.registry_config.registry = [{ location = "http://a.example" }]
     line 1, column 48: image.registry_config.registry[0].location: expected host[:port][/path], without http:// or https://, found "http://a.example"
-image_agent.attester = "tdx"
-    line 1, column 24: image_agent.attester: expected one of sample, found "tdx"
+image_agent.attester = "sgx"
+    line 1, column 24: image_agent.attester: expected one of sample, tdx, snp, attestation-agent, attestation-agent-token, found "sgx"
 image_agent.limits.entries = 0
     line 1, column 30: image_agent.limits.entries: expected a number from 1 to 9223372036854775807, found 0
 image_agent.limits.path_bytes = 4097

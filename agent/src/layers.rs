@@ -1,0 +1,393 @@
+//! From approved layers to stored ones: from the store, from a flight that is under way, or from
+//! the registry.
+//!
+//! Only layer work is shared. Whoever joins comes with a decision of its own, and takes from the
+//! store, by its own approval, what the flight brought there.
+
+use std::collections::HashSet;
+use std::num::NonZeroUsize;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use policy::{Approved, Digest, Image, Layer};
+use rootfs::{Budget, Cancel};
+
+use crate::blocking::blocking;
+use crate::bundle::View;
+use crate::config::Own;
+use crate::error::Error;
+use crate::flight::{Boarding, Flights};
+use crate::progress::{Listener, Progress};
+use crate::registry::{BlobReader, RegistryError, Source, blob_channel};
+use crate::store::{ChainId, Store, StoreId, StoredLayer};
+
+/// Gets layers, each once however many pulls want it.
+#[derive(Debug)]
+pub(crate) struct Layers {
+    flights: Flights<FlightKey>,
+    /// Layers that were found to be nothing without those below them. It only spares finding that
+    /// out again: on top of others any layer can be unpacked.
+    leaning: Mutex<HashSet<FlightKey>>,
+    terms: Terms,
+}
+
+/// A layer on its way into a store.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct FlightKey {
+    store: StoreId,
+    layer: String,
+}
+
+/// Under which terms a layer is fetched and unpacked.
+#[derive(Debug, Clone, Copy)]
+struct Terms {
+    /// For one layer, from its first request until it is published.
+    deadline: Duration,
+    sync: bool,
+}
+
+impl Layers {
+    /// As configured.
+    pub(crate) fn new(config: &Own) -> Self {
+        let terms = Terms {
+            deadline: config.timeouts.total,
+            sync: config.store.sync,
+        };
+        Self {
+            flights: Flights::new(config.store.linger),
+            leaning: Mutex::default(),
+            terms,
+        }
+    }
+
+    /// The names of the layers of `image` that are on their way into `store`.
+    pub(crate) fn under_way(
+        &self,
+        store: &Store,
+        image: &Approved<Image>,
+    ) -> Result<HashSet<String>, Error> {
+        let id = store.id().map_err(Error::Store)?;
+        let is_under_way = |layer: &String| {
+            let layer = layer.clone();
+            self.flights.is_under_way(&FlightKey { store: id, layer })
+        };
+        Ok(store
+            .keys_of(image)
+            .into_iter()
+            .filter(is_under_way)
+            .collect())
+    }
+
+    /// The layers of `image`, bottom first, each from wherever it can be had soonest; `width` of
+    /// them are got at a time.
+    ///
+    /// Most layers are the same tree wherever they occur. One that is not is unpacked onto what
+    /// lies below it, once that is there.
+    pub(crate) async fn get_all(
+        &self,
+        pull: &Pull<'_>,
+        image: &Approved<Image>,
+        width: NonZeroUsize,
+    ) -> Result<Vec<StoredLayer>, Error> {
+        let chains = ChainId::below_each(image);
+        let got: Vec<_> = stream::iter(image.layers().zip(chains.clone()))
+            .map(|(layer, chain)| self.get_on_its_own(pull, layer, chain))
+            .buffered(width.get())
+            .try_collect()
+            .await?;
+        let mut stored: Vec<StoredLayer> = Vec::with_capacity(got.len());
+        for ((layer, chain), got) in image.layers().zip(&chains).zip(got) {
+            let next = match (got, chain) {
+                (Got::Settled(layer), _) | (Got::OnItsOwn(layer), None) => layer,
+                (Got::OnItsOwn(found), Some(chain)) => {
+                    let (found, leads) = leads_through_link(pull.store, found, &stored).await?;
+                    if leads {
+                        self.get_onto(pull, layer, chain, &stored).await?
+                    } else {
+                        found
+                    }
+                }
+                (Got::Leans(chain), _) => self.get_onto(pull, layer, &chain, &stored).await?,
+            };
+            stored.push(next);
+        }
+        Ok(stored)
+    }
+
+    /// A layer that may be there already as what it is on top of others.
+    async fn get_on_its_own(
+        &self,
+        pull: &Pull<'_>,
+        layer: Approved<Layer>,
+        chain: Option<ChainId>,
+    ) -> Result<Got, Error> {
+        let (layer, stored) = look_up(pull.store, layer, None).await;
+        if let Some(stored) = stored? {
+            return pull.take(&layer, stored).map(Got::OnItsOwn);
+        }
+        let Some(chain) = chain else {
+            return self.bring(pull, layer, None).await.map(Got::OnItsOwn);
+        };
+        let (layer, stored) = look_up(pull.store, layer, Some(chain.clone())).await;
+        if let Some(stored) = stored? {
+            return pull.take(&layer, stored).map(Got::Settled);
+        }
+        let key = FlightKey {
+            store: pull.store.id().map_err(Error::Store)?,
+            layer: pull.store.key_of(&layer, None),
+        };
+        if self.leaning().contains(&key) {
+            return Ok(Got::Leans(chain));
+        }
+        match self.bring(pull, layer, None).await {
+            Err(Error::Unpack { source, .. }) if source.needs_lower_layers() => {
+                self.leaning().insert(key);
+                Ok(Got::Leans(chain))
+            }
+            brought => brought.map(Got::OnItsOwn),
+        }
+    }
+
+    fn leaning(&self) -> MutexGuard<'_, HashSet<FlightKey>> {
+        self.leaning.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A layer as it is on top of `below`, which are all that lie there.
+    async fn get_onto(
+        &self,
+        pull: &Pull<'_>,
+        layer: Approved<Layer>,
+        chain: &ChainId,
+        below: &[StoredLayer],
+    ) -> Result<StoredLayer, Error> {
+        let (layer, stored) = look_up(pull.store, layer, Some(chain.clone())).await;
+        if let Some(stored) = stored? {
+            return pull.take(&layer, stored);
+        }
+        let (store, below) = (pull.store.clone(), below.to_vec());
+        let view = blocking(move || View::of(&store, &below)).await;
+        let onto = Onto {
+            chain: chain.clone(),
+            view: view.map_err(Error::Assemble)?,
+        };
+        self.bring(pull, layer, Some(onto)).await
+    }
+
+    /// Brings a layer that was not there a moment ago, or waits for whoever does.
+    async fn bring(
+        &self,
+        pull: &Pull<'_>,
+        layer: Approved<Layer>,
+        onto: Option<Onto>,
+    ) -> Result<StoredLayer, Error> {
+        let chain = onto.as_ref().map(|onto| onto.chain.clone());
+        let key = FlightKey {
+            store: pull.store.id().map_err(Error::Store)?,
+            layer: pull.store.key_of(&layer, chain.as_ref()),
+        };
+        let (layer, departure) = match self.flights.board(key.clone()) {
+            Boarding::Lead(departure) => (layer, departure),
+            Boarding::Join(passenger) => {
+                let landed = passenger.landed().await;
+                let (layer, stored) = look_up(pull.store, layer, chain).await;
+                if let Some(stored) = stored? {
+                    return pull.take(&layer, stored);
+                }
+                // Others have another registry, or other credentials: theirs has failed, and ours
+                // is tried without waiting for anybody.
+                tracing::info!(landed, layer = %layer.blob().digest(), "a joined flight has failed");
+                (layer, self.flights.lead(key))
+            }
+        };
+        let flight = Flight {
+            store: pull.store.clone(),
+            source: Arc::clone(pull.source),
+            budget: Arc::clone(pull.budget),
+            listener: pull.listener.clone(),
+            terms: self.terms,
+            onto,
+        };
+        let digest = *layer.blob().digest();
+        let stored = departure.fly(flight.bring(layer)).await?;
+        pull.listener.tell(Progress::LayerReady(&digest));
+        Ok(stored)
+    }
+}
+
+/// A layer, or why it is none yet.
+enum Got {
+    /// What it is on its own, which may not be what it is in this image.
+    OnItsOwn(StoredLayer),
+    /// What it is in this image.
+    Settled(StoredLayer),
+    /// It is nothing without what lies below it.
+    Leans(ChainId),
+}
+
+/// What a layer is unpacked onto.
+struct Onto {
+    chain: ChainId,
+    view: View,
+}
+
+/// What a pull brings for its layers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pull<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) source: &'a Arc<Source>,
+    /// What all layers of the image may cost together.
+    pub(crate) budget: &'a Arc<Budget>,
+    pub(crate) listener: &'a Listener,
+}
+
+impl Pull<'_> {
+    /// Takes a layer that was unpacked for another pull, and counts it for this one.
+    fn take(&self, layer: &Approved<Layer>, stored: StoredLayer) -> Result<StoredLayer, Error> {
+        let spent = self.budget.spend(stored.content_bytes());
+        spent.map_err(|source| unpack_error(layer, source))?;
+        self.listener
+            .tell(Progress::LayerReady(layer.blob().digest()));
+        Ok(stored)
+    }
+}
+
+/// Everything that it takes to bring a layer, of its own: the caller may leave.
+struct Flight {
+    store: Store,
+    source: Arc<Source>,
+    budget: Arc<Budget>,
+    listener: Listener,
+    terms: Terms,
+    onto: Option<Onto>,
+}
+
+impl Flight {
+    async fn bring(self, layer: Approved<Layer>) -> Result<StoredLayer, Error> {
+        let limit = self.terms.deadline;
+        let seconds = limit.as_secs();
+        let bringing = self.bring_without_deadline(layer);
+        let in_time = tokio::time::timeout(limit, bringing).await;
+        in_time.unwrap_or(Err(Error::Deadline { seconds }))
+    }
+
+    async fn bring_without_deadline(self, layer: Approved<Layer>) -> Result<StoredLayer, Error> {
+        // A flight may have landed between the caller's look into the store and its boarding.
+        let chain = self.onto.as_ref().map(|onto| onto.chain.clone());
+        let (layer, stored) = look_up(&self.store, layer, chain).await;
+        if let Some(stored) = stored? {
+            return Ok(stored);
+        }
+        let descriptor = layer.blob().clone();
+        let digest = *descriptor.digest();
+        let (source, listener) = (Arc::clone(&self.source), self.listener.clone());
+        listener.tell(Progress::LayerStarted(&digest, descriptor.size()));
+        let (sender, reader) = blob_channel();
+        let received = |count| listener.tell(Progress::LayerReceived(&digest, count));
+        let fetching = source.blob(&descriptor, sender, received);
+        fetch_and_unpack(&digest, fetching, self.unpack(layer, reader)).await
+    }
+
+    async fn unpack(self, layer: Approved<Layer>, blob: BlobReader) -> Result<StoredLayer, Error> {
+        let cancel = Arc::new(Cancel::new());
+        // Dropping this future must end the work at its next entry, not at its next wait for bytes.
+        let _cancelled_when_dropped = CancelOnDrop(Arc::clone(&cancel));
+        blocking(move || {
+            let Self { store, budget, .. } = &self;
+            let staging = store.stage().map_err(Error::Store)?;
+            let unpacked = match &self.onto {
+                None => rootfs::unpack(&layer, blob, &staging, budget, &cancel),
+                Some(onto) => {
+                    let below = onto.view.root();
+                    rootfs::unpack_onto(&layer, blob, below, &staging, budget, &cancel)
+                }
+            };
+            let unpacked = unpacked.map_err(|source| unpack_error(&layer, source))?;
+            let chain = self.onto.as_ref().map(|onto| &onto.chain);
+            store
+                .publish(&layer, chain, staging, unpacked, self.terms.sync)
+                .map_err(Error::Store)
+        })
+        .await
+    }
+}
+
+/// The layer in the store, off the async threads: the store waits for locks.
+async fn look_up(
+    store: &Store,
+    layer: Approved<Layer>,
+    onto: Option<ChainId>,
+) -> (Approved<Layer>, Result<Option<StoredLayer>, Error>) {
+    let store = store.clone();
+    blocking(move || {
+        let stored = store.layer(&layer, onto.as_ref()).map_err(Error::Store);
+        (layer, stored)
+    })
+    .await
+}
+
+async fn leads_through_link(
+    store: &Store,
+    layer: StoredLayer,
+    below: &[StoredLayer],
+) -> Result<(StoredLayer, bool), Error> {
+    if layer.implied().paths().all(<[u8]>::is_empty) {
+        return Ok((layer, false));
+    }
+    let (store, below) = (store.clone(), below.to_vec());
+    blocking(move || {
+        let leads = store.leads_through_link(&layer, &below);
+        Ok((layer, leads.map_err(Error::Store)?))
+    })
+    .await
+}
+
+/// Runs both ends of a layer's pipe.
+///
+/// A fetch that failed is the cause, and that the unpacker then saw half a blob is not. But an
+/// unpacker that refuses what it has seen ends the fetch, however long that would go on.
+async fn fetch_and_unpack<T>(
+    layer: &Digest,
+    fetching: impl Future<Output = Result<(), RegistryError>>,
+    unpacking: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let failed = |source| Error::Fetch {
+        layer: *layer,
+        source,
+    };
+    let (mut fetching, mut unpacking) = (pin!(fetching), pin!(unpacking));
+    tokio::select! {
+        fetched = &mut fetching => {
+            let unpacked = unpacking.await;
+            fetched.map_err(failed)?;
+            unpacked
+        }
+        unpacked = &mut unpacking => {
+            let is_short_of_bytes = matches!(
+                &unpacked,
+                Err(Error::Unpack { source, .. }) if matches!(**source, rootfs::Error::Read(_))
+            );
+            if is_short_of_bytes {
+                fetching.await.map_err(failed)?;
+            }
+            unpacked
+        }
+    }
+}
+
+fn unpack_error(layer: &Approved<Layer>, source: rootfs::Error) -> Error {
+    Error::Unpack {
+        layer: *layer.blob().digest(),
+        source: Box::new(source),
+    }
+}
+
+/// Cancels an unpacking that nobody waits for.
+struct CancelOnDrop(Arc<Cancel>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.request();
+    }
+}

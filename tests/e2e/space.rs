@@ -1,0 +1,124 @@
+//! Guests that are too small for an image, and guests that are full of what nobody uses.
+
+use std::path::Path;
+
+use kit::archive::Archive;
+use kit::client::Code;
+use kit::guest::Guest;
+use kit::hostile::Hostile;
+use kit::image::{Compression, Image, Layer};
+use kit::programs::run;
+use rustix::mount::{UnmountFlags, unmount};
+
+use super::store::noise;
+use super::{FAILED, assert_says, content, trusting_guest};
+
+/// A guest whose work directory holds this much.
+fn small_guest(registry: &Hostile, options: &str) -> Guest {
+    let guest = trusting_guest(&registry.host());
+    std::fs::create_dir(guest.work()).unwrap();
+    run(std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", options, "image-agent-e2e"])
+        .arg(guest.work()));
+    guest
+}
+
+fn take_down(bundle: &Path) {
+    unmount(bundle.join("rootfs"), UnmountFlags::empty()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_cannot_fit_is_refused_before_it_is_fetched() {
+    let registry = Hostile::start().await;
+    let image = Image::of([noise("a", 2_000_000)]).build();
+    let reference = registry.push("app:1", &image);
+    for is_verbose in [false, true] {
+        let mut guest = small_guest(&registry, "size=4m");
+        guest.settings = guest
+            .settings
+            .clone()
+            .with("image_agent.verbose_errors", is_verbose);
+        let daemon = guest.start().await;
+        let before = guest.residue();
+        registry.disarm();
+        let refusal = daemon.refuses(&reference, &guest.bundle("c1")).await;
+        assert_eq!(refusal.code, Code::RESOURCE_EXHAUSTED, "{refusal:?}");
+        let words = [
+            FAILED,
+            "disk full: needs about ",
+            " MiB, 4.0 MiB free (tmpfs)",
+        ];
+        assert_says("preflight", &refusal.message, &words);
+        let path = format!("free in {} (tmpfs)", guest.work().display());
+        assert_eq!(refusal.message.contains(&path), is_verbose, "{refusal:?}");
+        let asked = registry.requests();
+        assert!(
+            !asked.iter().any(|path| path.contains(&image.blobs[1].0)),
+            "{asked:?}"
+        );
+        guest.assert_residue(&before, "preflight").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_that_no_bundle_uses_make_room_the_oldest_first() {
+    let registry = Hostile::start().await;
+    let guest = small_guest(&registry, "size=14m");
+    let daemon = guest.start().await;
+    // 4 MB each, of which three fit.
+    let plain = |name: &str| {
+        let bytes = vec![name.as_bytes()[0]; 4_000_000];
+        let layer = Layer::new(Archive::new().file(name, bytes), Compression::None);
+        Image::of([layer]).build()
+    };
+    for name in ["a", "b", "c"] {
+        let reference = registry.push(&format!("{name}:1"), &plain(name));
+        daemon.delivers(&reference, &guest.bundle(name)).await;
+    }
+    let reference = registry.push("d:1", &plain("d"));
+    let refusal = daemon.refuses(&reference, &guest.bundle("d")).await;
+    assert_eq!(refusal.code, Code::RESOURCE_EXHAUSTED, "all are in use");
+    assert_says("in use", &refusal.message, &["needs about 4.0 MiB"]);
+
+    take_down(&guest.bundle("b"));
+    take_down(&guest.bundle("c"));
+    daemon.delivers(&reference, &guest.bundle("d")).await;
+    assert_eq!(content(&guest.bundle("d"), "d").len(), 4_000_000);
+    assert_eq!(content(&guest.bundle("a"), "a").len(), 4_000_000);
+    registry.disarm();
+    // The one that was used last was not needed.
+    let again = format!("{}/c:1", registry.host());
+    daemon.delivers(&again, &guest.bundle("c-again")).await;
+    assert_eq!(registry.requests().len(), 1, "{:?}", registry.requests());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_full_half_way_is_told_and_unused_layers_give_way() {
+    let registry = Hostile::start().await;
+    let guest = small_guest(&registry, "size=16m");
+    let daemon = guest.start().await;
+    let before = guest.residue();
+    // A few kilobytes that become much more than most layers do.
+    let zeros = |size: usize| {
+        let layer = Layer::gzip(Archive::new().file("zeros", vec![0; size]));
+        Image::of([layer]).build()
+    };
+    let large = registry.push("large:1", &zeros(30_000_000));
+    let refusal = daemon.refuses(&large, &guest.bundle("c1")).await;
+    assert_eq!(refusal.code, Code::RESOURCE_EXHAUSTED, "{refusal:?}");
+    let words = [
+        FAILED,
+        "disk full: needs more than the 16.0 MiB that were free (tmpfs)",
+    ];
+    assert_says("half way", &refusal.message, &words);
+    guest.assert_residue(&before, "half way").await;
+
+    let other = registry.push("other:1", &Image::of([noise("a", 2_000_000)]).build());
+    daemon.delivers(&other, &guest.bundle("other")).await;
+    let fits = registry.push("fits:1", &zeros(10_000_000));
+    daemon.refuses(&fits, &guest.bundle("c2")).await;
+    take_down(&guest.bundle("other"));
+    daemon.delivers(&fits, &guest.bundle("c2")).await;
+    let size = std::fs::metadata(guest.bundle("c2").join("rootfs/zeros"));
+    assert_eq!(size.unwrap().len(), 10_000_000);
+}
