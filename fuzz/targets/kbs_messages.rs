@@ -7,13 +7,18 @@ use std::sync::LazyLock;
 use std::time::Instant;
 
 use fuzz::assert_printable;
-use kbs_client::{Answer, Attested, Challenged, Evidence, Handshake, TeeKey, TeeKeyAlgorithm};
+use kbs_client::{
+    Answer, Attested, Challenged, Evidence, Handshake, SessionProof, TeeKey, TeeKeyAlgorithm,
+};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
 
 static SESSION: LazyLock<Handshake<Attested>> = LazyLock::new(|| {
     let token = answer(b"200\n\n{\"token\":\"e30.e30.x\"}").unwrap();
-    challenged(&honest()).unwrap().attested(&token).unwrap()
+    challenged(&honest())
+        .unwrap()
+        .attested(&token, SessionProof::Cookie)
+        .unwrap()
 });
 
 fuzz_target!(|data: &[u8]| {
@@ -24,7 +29,9 @@ fuzz_target!(|data: &[u8]| {
         Ok(handshake) => assert_echoed(&handshake, &answer),
         Err(error) => assert_printable(&error),
     }
-    let attested = challenged(&honest()).unwrap().attested(&answer);
+    let attested = challenged(&honest())
+        .unwrap()
+        .attested(&answer, SessionProof::Cookie);
     let opened = SESSION.open(&answer);
     for error in [attested.err(), opened.err()].iter().flatten() {
         assert_printable(error);
@@ -60,7 +67,7 @@ fn assert_echoed(handshake: &Handshake<Challenged>, answer: &Answer) {
         primary,
         additional,
     };
-    let request = handshake.attest_request(&evidence).unwrap();
+    let request = handshake.attest_request(&evidence, None).unwrap();
     let sent: Value = serde_json::from_slice(request.body()).unwrap();
     // What nobody reads may hold what only a reader of everything objects to.
     let Ok(received) = serde_json::from_slice::<Value>(&answer.body) else {
