@@ -16,13 +16,14 @@ use policy::{
 use policy::{MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Platform, Unverified};
 use rootfs::Budget;
 use serde::Serialize;
+use tokio::sync::OnceCell;
 use tracing::{debug, info, warn};
 
 use crate::blocking::blocking;
-use crate::bundle::{self, BundlePath, Reservation};
+use crate::bundle::{self, BundleError, BundlePath, Reservation};
 use crate::config::{Config, PolicySource, Source as ConfigSource};
 use crate::documents::Documents;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::layers::{self, Layers};
 use crate::lookaside::Place;
 use crate::progress::{Listener, Progress};
@@ -40,6 +41,7 @@ pub struct Agent {
     resources: Resources,
     registry: Registry,
     layers: Layers,
+    recovery: OnceCell<()>,
 }
 
 /// Why an agent cannot be made from a configuration.
@@ -73,6 +75,7 @@ impl Agent {
             resources,
             registry,
             layers,
+            recovery: OnceCell::new(),
         })
     }
 
@@ -107,7 +110,14 @@ impl Agent {
         if !rustix::process::geteuid().is_root() {
             return Err(Error::NotRoot);
         }
-        let wanted = self.place(bundle).await?;
+        let wanted = match self.place(bundle).await {
+            // What a killed process has left there may be about to be removed.
+            Err(Error::BundlePath(BundleError::Exists { .. })) => {
+                self.recover().await;
+                self.place(bundle).await
+            }
+            placed => placed,
+        }?;
         let reference = ImageRef::parse_edge(image).map_err(Error::Reference)?;
         let documents = &wanted.documents;
         let (source, manifest) = self.approve(&reference, documents, listener).await?;
@@ -152,14 +162,17 @@ impl Agent {
             .unwrap_or(Err(Error::Deadline { seconds }))
     }
 
-    /// Cleans up after a process that was killed: half-made bundles and half-unpacked layers.
+    /// Cleans up after a process that was killed: half-made bundles and half-unpacked layers. Once;
+    /// whoever asks while that goes on waits for it.
     pub async fn recover(&self) {
-        let work_dir = self.config.image.work_dir.clone();
-        let recovering = blocking(move || Store::open(&work_dir)?.recover());
-        match recovering.await {
-            Ok(recovered) => debug!(?recovered, "store checked"),
-            Err(error) => warn!(error = %crate::error::chain(&error), "store cannot be checked"),
-        }
+        let recovering = || async {
+            let work_dir = self.config.image.work_dir.clone();
+            match blocking(move || Store::open(&work_dir)?.recover()).await {
+                Ok(recovered) => debug!(?recovered, "store checked"),
+                Err(error) => warn!(error = %chain(&error), "store cannot be checked"),
+            }
+        };
+        self.recovery.get_or_init(recovering).await;
     }
 
     /// Writes the resources that `[[credentials]]` names to where the configuration wants them.
@@ -387,6 +400,8 @@ impl Agent {
         };
         let width = self.config.image.max_concurrent_layer_downloads;
         let layers = self.layers.get_all(&pull, image, width).await?;
+        // It may hold the lock of what a killed process has left at the same place.
+        self.recover().await;
         self.assemble(reservation, Arc::clone(image), layers, wanted, listener)
             .await?;
         Ok(Pulled {
