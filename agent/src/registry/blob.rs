@@ -87,7 +87,7 @@ impl Read for BlobReader {
 #[error("the fetch of the blob stopped before its end")]
 struct FetchStopped;
 
-const PIECES_UNDER_WAY: usize = 8;
+const PIECES_UNDER_WAY: usize = 2;
 
 #[cfg(test)]
 mod tests {
