@@ -16,7 +16,7 @@ use crate::recipe::{Compression, EDITION, Entry, Recipe};
 use crate::registry::Registry;
 
 /// What an image is made of, for the record.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub(crate) struct Image {
     pub(crate) name: String,
     pub(crate) layers: u64,

@@ -239,11 +239,16 @@ fn measure_image(
         bench.registry.warm(recipe.name)?;
         for tool in part.tools.iter_mut().filter(|tool| tool.trouble.is_none()) {
             measure_tool(bench, recipe.name, tool)?;
+            if tool.tool == Tool::ImageAgent {
+                part.floors.push(floor::measure(bench, recipe.name)?);
+            }
         }
         // Another tool begins the next round.
         let step = 1.min(part.tools.len());
         part.tools.rotate_left(step);
-        part.floors.push(floor::measure(bench, recipe.name)?);
+        if !part.tools.iter().any(|tool| tool.tool == Tool::ImageAgent) {
+            part.floors.push(floor::measure(bench, recipe.name)?);
+        }
         say(&format!("{}: round {round} of {runs} done", recipe.name));
     }
     part.tools

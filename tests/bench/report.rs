@@ -88,15 +88,24 @@ impl ImageReport {
 
     /// Our wall time for each second of the floor.
     fn wall_of_floor(&self) -> Option<f64> {
-        Some(self.tool(Tool::ImageAgent)?.wall()? / self.floor()?.wall())
+        self.by_round(|sample, floor| sample.usage.wall / floor.wall())
     }
 
     /// Our CPU time for each second of the floor's stages. The registry's is part of these, and so
     /// it is added to ours.
     fn cpu_of_floor(&self) -> Option<f64> {
-        let ours = self.tool(Tool::ImageAgent)?;
-        let cpu = ours.median(|sample| sample.cpu() + sample.registry)?;
-        Some(cpu / self.floor()?.sum())
+        self.by_round(|sample, floor| (sample.cpu() + sample.registry) / floor.sum())
+    }
+
+    /// The median of what each of our pulls is to the floor measured right after it: a machine that
+    /// is shared can be half as fast a minute later.
+    fn by_round(&self, ratio: impl Fn(&Sample, &Floor) -> f64) -> Option<f64> {
+        let samples = &self.tool(Tool::ImageAgent)?.samples;
+        let of_round = |(sample, floor): (&Sample, &Floor)| {
+            let registry = sample.registry;
+            ratio(sample, &Floor { registry, ..*floor })
+        };
+        median(samples.iter().zip(&self.floors).map(of_round).collect())
     }
 
     fn peak_rss_mib(&self) -> Option<f64> {
@@ -385,6 +394,34 @@ mod tests {
         };
         assert!((even.wall() - 1.5).abs() < 1e-9);
         assert!((one_long.wall() - 3.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_pull_is_compared_with_the_floor_of_its_own_round() {
+        let sample = |wall| {
+            let mut sample = Sample::default();
+            sample.usage.wall = wall;
+            sample
+        };
+        let floor = |receive| Floor {
+            receive,
+            ..Floor::default()
+        };
+        let ours = ToolReport {
+            tool: Tool::ImageAgent,
+            samples: [2.0, 8.0, 4.0].map(sample).into(),
+            again: Vec::new(),
+            entries: None,
+            trouble: None,
+        };
+        let report = ImageReport {
+            image: Image::default(),
+            tools: vec![ours],
+            // The second round was twice as slow.
+            floors: [1.0, 4.0, 2.0].map(floor).into(),
+        };
+        let ratio = report.wall_of_floor().unwrap();
+        assert!((ratio - 2.0).abs() < 1e-9, "{ratio}");
     }
 
     #[test]
