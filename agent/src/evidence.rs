@@ -3,7 +3,7 @@
 //! Nothing here decides. What cannot be had is handed to the policy as "not fetched, because",
 //! and the policy refuses with that reason.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
 use policy::{COSIGN_PAYLOAD, CosignSignature, Descriptor, Digest, Evidence, MAX_MANIFEST_BYTES};
@@ -14,20 +14,23 @@ use crate::lookaside::Place;
 use crate::registry::{RegistryError, Source};
 use crate::resources::Resources;
 
-/// Fetches everything that `needs` names, all at once.
-pub(crate) async fn gather(
+/// Fetches the keys at `locations`, all at once.
+pub(crate) async fn keys(
     resources: &Resources,
-    source: &Source,
-    place: &Place<'_>,
-    needs: &Needs,
-) -> Evidence {
-    let keys = join_all(needs.resources.iter().map(|location| async move {
-        let content = resources.fetch(location).await;
+    locations: BTreeSet<String>,
+) -> BTreeMap<String, Result<Vec<u8>, NotFetched>> {
+    let keys = locations.into_iter().map(|location| async move {
+        let content = resources.fetch(&location).await;
         let content = content
             .map(|secret| secret.expose().to_vec())
             .map_err(|error| not_fetched(chain(&error), error.is_transient()));
-        (location.clone(), content)
-    }));
+        (location, content)
+    });
+    join_all(keys).await.into_iter().collect()
+}
+
+/// Fetches the signatures that `needs` names, all at once.
+pub(crate) async fn gather(source: &Source, place: &Place<'_>, needs: &Needs) -> Evidence {
     let signatures = join_all(
         needs
             .cosign_subjects
@@ -40,12 +43,10 @@ pub(crate) async fn gather(
             .iter()
             .map(|subject| async move { (*subject, place.signatures(subject).await) }),
     );
-    let (keys, signatures, simple) = tokio::join!(keys, signatures, simple);
+    let (signatures, simple) = tokio::join!(signatures, simple);
     let mut evidence = Evidence::default();
-    evidence.resources.extend(keys);
     evidence.cosign.extend(signatures);
     evidence.simple.extend(simple);
-    evidence.now = Some(resources.now());
     evidence
 }
 

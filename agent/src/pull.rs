@@ -5,9 +5,11 @@
 //! fetching and unpacking of a layer that is already in the store is left out.
 
 use std::borrow::Cow;
+use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures_util::future::try_join;
 use kbs_client::Secret;
 use policy::{
     Approved, Decision, Denied, Digest, Document, Evidence, Image, ImageRef, Lookaside, Manifest,
@@ -16,7 +18,7 @@ use policy::{
 use policy::{MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Platform, Unverified};
 use rootfs::Budget;
 use serde::Serialize;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, oneshot};
 use tracing::{debug, info, warn};
 
 use crate::blocking::blocking;
@@ -188,25 +190,71 @@ impl Agent {
     }
 
     /// From a name to a manifest that the owner's policy approves.
+    ///
+    /// The policy and then its keys are fetched beside the manifest and then its signatures.
     async fn approve(
         &self,
         reference: &ImageRef,
         documents: &Documents,
         listener: &Listener,
     ) -> Result<(Source, Approved<Manifest>), Error> {
-        let policy = self.policy().await?;
-        let source = self.open(reference).await?;
-        let manifest = self.resolve(&source, reference, documents).await?;
-        listener.tell(Progress::Resolved(manifest.digest()));
-        let needs = policy.rules_for(reference).needs(&manifest);
-        let lookaside = self.lookaside(&needs).await?;
-        let place = Place::of(&self.registry, &source, &lookaside, reference);
-        let evidence = evidence::gather(&self.resources, &source, &place, &needs).await;
+        let (tell, policy) = oneshot::channel();
+        let keys = async {
+            let policy = self.policy().await?;
+            let locations = policy.rules_for(reference).resources();
+            // Nobody listens any more when the other side has failed.
+            let _ = tell.send(policy);
+            Ok(evidence::keys(&self.resources, locations).await)
+        };
+        let found = self.find(reference, documents, listener, policy);
+        // In this order: without a policy nothing else is begun.
+        let (keys, found) = try_join(keys, found).await?;
+        let Found {
+            policy,
+            source,
+            manifest,
+            mut evidence,
+        } = found;
+        evidence.resources = keys;
+        evidence.now = Some(self.resources.now());
         let decided = decide(policy, reference.clone(), manifest, evidence).await;
         let manifest = decided.map_err(|denied| self.denied(denied))?;
         listener.tell(Progress::Approved(manifest.digest()));
         info!(record = %self.record(manifest.decision()).line(), "approved");
         Ok((source, manifest))
+    }
+
+    /// The manifest and what speaks for it, but for the keys.
+    async fn find(
+        &self,
+        reference: &ImageRef,
+        documents: &Documents,
+        listener: &Listener,
+        policy: oneshot::Receiver<Policy>,
+    ) -> Result<Found, Error> {
+        let resolved = async {
+            let source = self.open(reference).await?;
+            let manifest = self.resolve(&source, reference, documents).await?;
+            listener.tell(Progress::Resolved(manifest.digest()));
+            Ok((source, manifest))
+        };
+        let resolved = resolved.await;
+        // Before the registry's failure, if it has failed: that of the policy is told first, by
+        // whoever fetches it, and that ends this.
+        let Ok(policy) = policy.await else {
+            return pending().await;
+        };
+        let (source, manifest) = resolved?;
+        let needs = policy.rules_for(reference).needs(&manifest);
+        let lookaside = self.lookaside(&needs).await?;
+        let place = Place::of(&self.registry, &source, &lookaside, reference);
+        let evidence = evidence::gather(&source, &place, &needs).await;
+        Ok(Found {
+            policy,
+            source,
+            manifest,
+            evidence,
+        })
     }
 
     fn denied(&self, denied: Denied) -> Error {
@@ -253,15 +301,17 @@ impl Agent {
 
     /// The registry of `reference`, with the owner's credentials for it if there are any.
     async fn open(&self, reference: &ImageRef) -> Result<Source, Error> {
-        let auth_json = match &self.config.image.registry_credentials {
-            None => None,
-            Some(location) => {
-                let what = "registry credentials";
-                let fetched = self.resources.fetch(location).await;
-                Some(fetched.map_err(|source| Error::Resource { what, source })?)
-            }
+        let credentials = async {
+            let Some(location) = &self.config.image.registry_credentials else {
+                return Ok(None);
+            };
+            let what = "registry credentials";
+            let fetched = self.resources.fetch(location).await;
+            fetched
+                .map(Some)
+                .map_err(|source| Error::Resource { what, source })
         };
-        let registries = self.registries().await?;
+        let (auth_json, registries) = try_join(credentials, self.registries()).await?;
         let auth_json = auth_json.as_ref().map(Secret::expose);
         self.registry
             .open(&registries, reference, auth_json)
@@ -448,6 +498,14 @@ async fn decide(
     evidence: Evidence,
 ) -> Result<Approved<Manifest>, Denied> {
     blocking(move || policy.rules_for(&reference).decide(manifest, &evidence)).await
+}
+
+/// What a decision takes.
+struct Found {
+    policy: Policy,
+    source: Source,
+    manifest: Unverified<Manifest>,
+    evidence: Evidence,
 }
 
 /// Where a bundle goes, and what it is made from.

@@ -1,6 +1,6 @@
 //! The rules for one reference: what they need, and what they decide.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::approved::{Approved, conclude};
 use crate::cosign;
@@ -64,10 +64,21 @@ impl Rules<'_> {
     ///
     /// Nothing is needed when the answer does not depend on it.
     pub fn needs(&self, manifest: &Unverified<Manifest>) -> Needs {
+        let subjects = manifest.subjects().map(|subject| subject.digest);
+        self.needs_for(&subjects.collect::<Vec<_>>())
+    }
+
+    /// The [`resources`](Needs::resources) among the needs. They are the same for every manifest,
+    /// and so can be fetched before there is one.
+    pub fn resources(&self) -> BTreeSet<String> {
+        self.needs_for(&[]).resources
+    }
+
+    fn needs_for(&self, subjects: &[Digest]) -> Needs {
         let checks: Result<Vec<_>, _> = self.requirements.iter().map(check).collect();
         let mut needs = Needs::default();
         for check in checks.unwrap_or_default() {
-            check.add_needs(manifest, &mut needs);
+            check.add_needs(subjects, &mut needs);
         }
         needs
     }
@@ -121,22 +132,21 @@ pub(crate) enum Check<'a> {
 }
 
 impl Check<'_> {
-    /// Adds what must be fetched.
-    pub(crate) fn add_needs(&self, manifest: &Unverified<Manifest>, needs: &mut Needs) {
-        let subjects = || manifest.subjects().map(|subject| subject.digest).collect();
+    /// Adds what must be fetched for an image of these documents.
+    pub(crate) fn add_needs(&self, subjects: &[Digest], needs: &mut Needs) {
         match self {
             Self::Nothing | Self::DigestAllowed(_) | Self::Encrypted | Self::RequireDigest => {}
             Self::Cosign(signature) => {
                 let locations = signature.wanted.locations();
                 needs.resources.extend(locations.map(str::to_owned));
-                needs.cosign_subjects = subjects();
+                needs.cosign_subjects = subjects.to_vec();
             }
             Self::Simple(signature) => {
                 needs.resources.extend(signature.resources());
-                needs.lookaside_subjects = subjects();
+                needs.lookaside_subjects = subjects.to_vec();
             }
-            Self::NotOlder(_, signature) => signature.add_needs(manifest, needs),
-            Self::Threshold(threshold) => threshold.add_needs(manifest, needs),
+            Self::NotOlder(_, signature) => signature.add_needs(subjects, needs),
+            Self::Threshold(threshold) => threshold.add_needs(subjects, needs),
         }
     }
 

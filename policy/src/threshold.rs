@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::decision::{Finding, Grounds, Outcome, Refusal};
+use crate::digest::Digest;
 use crate::evidence::{Evidence, Needs};
 use crate::extension::{Signer, Threshold, distinct, told_apart};
 use crate::manifest::{Manifest, Unverified};
@@ -35,13 +36,13 @@ impl<'a> ThresholdCheck<'a> {
         }
     }
 
-    pub(crate) fn add_needs(&self, manifest: &Unverified<Manifest>, needs: &mut Needs) {
+    pub(crate) fn add_needs(&self, subjects: &[Digest], needs: &mut Needs) {
         for check in self
             .members
             .iter()
             .filter_map(|(_, check)| check.as_ref().ok())
         {
-            check.add_needs(manifest, needs);
+            check.add_needs(subjects, needs);
         }
     }
 

@@ -3,14 +3,16 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Output;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use kit::cosign::{Claim, signature_image, signature_tag};
 use kit::guest::Guest;
+use kit::hostile::{Fault, Hostile};
 use kit::image::Image;
-use kit::kbs::{DevKbs, Requests};
+use kit::kbs::{DevKbs, Fault as KbsFault, Requests, Step};
 use kit::scene::{KEY, POLICY, Scene};
 use kit::tsm::{Hardware, TsmFs};
 use rustix::process::Signal;
@@ -73,6 +75,96 @@ async fn a_pull_costs_one_attestation_and_one_request_for_each_resource() {
         };
         assert_eq!(scene.kbs.requests(), expected, "{pull}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policy_and_keys_are_fetched_while_the_registry_is_asked() {
+    let scene = Scene::start().await;
+    let (kbs_takes, registry_takes) = (Duration::from_secs(1), Duration::from_millis(1500));
+    let (registry, guest, reference) = asked_of_hostile(&scene).await;
+    scene
+        .kbs
+        .put("default/credentials/1", json!({"auths": {}}).to_string());
+    let mut guest = guest;
+    guest.settings = guest.settings.clone().with(
+        "image.authenticated_registry_credentials_uri",
+        "kbs:///default/credentials/1",
+    );
+    let daemon = guest.start().await;
+    scene.kbs.fault(Step::Get, KbsFault::Delay(kbs_takes), 3);
+    registry.arm_times("/app/manifests/1", Fault::Slow(1 << 20, registry_takes), 1);
+    let start = Instant::now();
+    daemon.delivers(&reference, &guest.bundle("c1")).await;
+    let took = start.elapsed();
+    // One after the other: policy, credentials, manifest, key.
+    let one_by_one = 3 * kbs_takes + registry_takes;
+    assert!(took >= kbs_takes + registry_takes, "{took:?}");
+    assert!(took < one_by_one - kbs_takes, "{took:?} of {one_by_one:?}");
+    let expected = Requests {
+        auth: 1,
+        attest: 1,
+        get: 3,
+    };
+    assert_eq!(scene.kbs.requests(), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_missing_spoils_nothing_where_others_are_enough() {
+    let scene = Scene::start().await;
+    let signed = |key| json!({"type": "sigstoreSigned", "keyPath": format!("kbs:///{key}")});
+    let either = [signed("default/cosign-key/missing"), signed(KEY)];
+    scene.set_policy(&json!({
+        "default": [{"type": "threshold", "count": 1, "of": either}],
+    }));
+    let reference = scene.push_signed("app:1", &Image::small("enough")).await;
+    let guest = scene.guest();
+    let daemon = guest.start().await;
+    daemon.delivers(&reference, &guest.bundle("c1")).await;
+    assert_eq!(scene.kbs.requests().get, 3, "each was asked for once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_is_not_to_be_had_is_told_before_what_the_registry_says() {
+    let scene = Scene::start().await;
+    let (registry, guest, _) = asked_of_hostile(&scene).await;
+    let daemon = guest.start().await;
+    scene.kbs.deny(POLICY);
+    let late = KbsFault::Delay(Duration::from_millis(500));
+    scene.kbs.fault(Step::Get, late, 1);
+    let missing = format!("{}/app:missing", registry.host());
+    let refusal = daemon.refuses(&missing, &guest.bundle("c1")).await;
+    assert_says(
+        "denied",
+        &refusal.message,
+        &["policy: key broker service denies the resource"],
+    );
+
+    let mut guest = scene.guest();
+    guest.settings = guest
+        .settings
+        .clone()
+        .without("image.image_security_policy_uri");
+    let daemon = guest.start().await;
+    registry.disarm();
+    daemon.refuses(&missing, &guest.bundle("c1")).await;
+    assert_eq!(registry.requests(), Vec::<String>::new());
+}
+
+/// A registry that is honest until told otherwise, a guest that trusts the owner's key for it, and
+/// an image there that is signed with it.
+async fn asked_of_hostile(scene: &Scene) -> (Hostile, Guest, String) {
+    let registry = Hostile::start().await;
+    let image = Image::small("hostile");
+    let name = format!("{}/app", registry.host());
+    let reference = registry.push("app:1", &image);
+    let signature = scene.key.attest(&Claim::of(&name, &image.digest()));
+    let tag = format!("app:{}", signature_tag(&image.digest()));
+    registry.push(&tag, &signature_image([signature]));
+    let signed = json!([{"type": "sigstoreSigned", "keyPath": format!("kbs:///{KEY}")}]);
+    scene.set_policy(&json!({"default": signed}));
+    let mut guest = scene.guest();
+    guest.settings = guest.settings.clone().insecure_registry(&registry.host());
+    (registry, guest, reference)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -57,6 +57,7 @@ fn accepts_the_owner_s_usual_policy_with_a_plain_cosign_signature() {
     let rules = policy.rules_for(manifest.reference());
     let needs = rules.needs(&manifest);
     assert_eq!(needs.resources.iter().collect::<Vec<_>>(), [KEY]);
+    assert_eq!(rules.resources(), needs.resources);
     assert_eq!(needs.cosign_subjects, [digest]);
 
     let evidence = evidence(

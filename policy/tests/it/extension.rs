@@ -348,7 +348,9 @@ fn a_threshold_needs_what_its_members_need() {
     let rule = threshold(1, &[listed, signed_by_key()]);
     let policy = policy(&json!([rule]));
     let manifest = resolve(NAME, manifest_bytes());
-    let needs = policy.rules_for(manifest.reference()).needs(&manifest);
+    let rules = policy.rules_for(manifest.reference());
+    let needs = rules.needs(&manifest);
+    assert_eq!(rules.resources(), needs.resources);
     assert_eq!(
         needs.resources.iter().collect::<Vec<_>>(),
         [crate::support::KEY]

@@ -206,6 +206,7 @@ fn accepts_the_owner_s_signature_and_names_the_primary_key() {
     let rules = policy.rules_for(manifest.reference());
     let needs = rules.needs(&manifest);
     assert_eq!(needs.resources.iter().collect::<Vec<_>>(), [RING]);
+    assert_eq!(rules.resources(), needs.resources);
     assert_eq!(needs.lookaside_subjects, [digest]);
     assert_eq!(needs.cosign_subjects, []);
 
