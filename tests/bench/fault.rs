@@ -76,9 +76,21 @@ pub(crate) enum Fault {
     /// `docs/performance.md` has lost the lines between which the results go.
     #[error("{path}: no line {marker:?}")]
     Marker { path: String, marker: &'static str },
+    /// The KBS client cannot be made, or gets nothing.
+    #[error("the KBS client")]
+    KbsClient(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A bare request fails.
+    #[error("a bare request to the KBS")]
+    Bare(#[from] reqwest::Error),
     /// A worker thread ended by a panic.
     #[error("a generator thread panicked")]
     Panicked,
+}
+
+impl From<kbs_client::Error> for Fault {
+    fn from(error: kbs_client::Error) -> Self {
+        Self::KbsClient(Box::new(error))
+    }
 }
 
 /// Names what was being done when a call of the operating system went wrong.

@@ -213,7 +213,7 @@ pub(crate) fn markdown(report: &Report) -> String {
 }
 
 /// Rows under a heading; the first column is text, the others are numbers.
-fn table(columns: &[&str], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(columns: &[&str], rows: &[Vec<String>]) -> String {
     let mut text = format!("| {} |\n|---|", columns.join(" | "));
     text.push_str(&"---:|".repeat(columns.len().saturating_sub(1)));
     text.push('\n');
@@ -355,17 +355,27 @@ fn ratios(report: &Report) -> String {
 const BEGIN: &str = "<!-- bench:begin -->";
 const END: &str = "<!-- bench:end -->";
 
-/// Replaces the measured part of a document, between the two markers.
+/// Replaces the measured part of a document.
 pub(crate) fn write_into(document: &Path, tables: &str) -> Result<(), Fault> {
+    write_between(document, [BEGIN, END], tables)
+}
+
+/// Replaces what is between two lines of a document.
+pub(crate) fn write_between(
+    document: &Path,
+    markers: [&'static str; 2],
+    tables: &str,
+) -> Result<(), Fault> {
+    let [begin, end] = markers;
     let during = || format!("updating {}", document.display());
     let text = fs::read_to_string(document).during(during)?;
     let lost = |marker| Fault::Marker {
         path: document.display().to_string(),
         marker,
     };
-    let (before, rest) = text.split_once(BEGIN).ok_or_else(|| lost(BEGIN))?;
-    let (_, after) = rest.split_once(END).ok_or_else(|| lost(END))?;
-    fs::write(document, format!("{before}{BEGIN}\n{tables}{END}{after}")).during(during)
+    let (before, rest) = text.split_once(begin).ok_or_else(|| lost(begin))?;
+    let (_, after) = rest.split_once(end).ok_or_else(|| lost(end))?;
+    fs::write(document, format!("{before}{begin}\n{tables}{end}{after}")).during(during)
 }
 
 #[cfg(test)]
