@@ -183,10 +183,9 @@ impl Agent {
     }
 
     /// Lets what the owner has rotated take effect: forgets what was fetched from the Key Broker
-    /// Service, and fetches the `[[credentials]]` again.
-    pub async fn reload(&self) {
+    /// Service.
+    pub fn forget(&self) {
         self.resources.forget();
-        self.fetch_credentials().await;
     }
 
     /// From a name to a manifest that the owner's policy approves.

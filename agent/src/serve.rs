@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 use ttrpc::r#async::Server;
 use ttrpc::asynchronous::transport::Listener;
@@ -89,7 +89,7 @@ fn configure(
 
 async fn run(path: PathBuf, backend: Backend) -> Result<(), ServeError> {
     // Before the bind: whoever sees the socket may also send a signal.
-    let Signals { end, mut hangup } = Signals::listen().map_err(ServeError::Runtime)?;
+    let Signals { end, hangup } = Signals::listen().map_err(ServeError::Runtime)?;
     let (listener, socket_file) = socket::bind(&path)?;
     let agent = match &backend {
         Backend::Ready(agent) => Some(Arc::clone(agent)),
@@ -104,12 +104,7 @@ async fn run(path: PathBuf, backend: Backend) -> Result<(), ServeError> {
     // Everything that takes time comes after the socket: kata-agent waits for it, not long.
     let chores = tokio::spawn(async move {
         if let Some(agent) = agent {
-            agent.recover().await;
-            agent.fetch_credentials().await;
-            while hangup.recv().await.is_some() {
-                agent.reload().await;
-                info!("SIGHUP: what was fetched from the key broker service is forgotten");
-            }
+            chores(&agent, hangup).await;
         }
     });
     end.wait().await;
@@ -123,6 +118,30 @@ async fn run(path: PathBuf, backend: Backend) -> Result<(), ServeError> {
     }
     info!("ended");
     Ok(())
+}
+
+/// Cleans up after a process that was killed, and lets what the owner has rotated take effect at
+/// `hangup`: at once, whatever fetching credentials waits for.
+async fn chores(agent: &Agent, mut hangup: Signal) {
+    let again = Notify::new();
+    let forgetting = async {
+        while hangup.recv().await.is_some() {
+            agent.forget();
+            info!("SIGHUP: what was fetched from the key broker service is forgotten");
+            again.notify_one();
+        }
+    };
+    let fetching = async {
+        agent.recover().await;
+        loop {
+            agent.fetch_credentials().await;
+            again.notified().await;
+        }
+    };
+    tokio::select! {
+        () = forgetting => {}
+        () = fetching => {}
+    }
 }
 
 /// The signals that mean something to us.

@@ -181,14 +181,45 @@ async fn what_is_kept_for_a_time_ends_with_sighup() {
     assert_eq!(scene.kbs.requests(), before, "nothing was asked");
 
     daemon.signal(Signal::HUP);
+    until(|| daemon.log().contains("SIGHUP")).await;
+    daemon.refuses(&reference, &guest.bundle("c3")).await;
+    assert_eq!(scene.kbs.requests().attest, 1, "the session lives on");
+}
+
+/// Waits a while for something to be so.
+async fn until(is_so: impl Fn() -> bool) {
     for _ in 0..200 {
-        if daemon.log().contains("SIGHUP") {
-            break;
+        if is_so() {
+            return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    daemon.refuses(&reference, &guest.bundle("c3")).await;
-    assert_eq!(scene.kbs.requests().attest, 1, "the session lives on");
+    assert!(is_so(), "not in four seconds");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_takes_effect_at_once_while_a_credential_is_waited_for() {
+    let scene = Scene::start().await;
+    let reference = scene.push_signed("app:1", &Image::small("hung")).await;
+    let mut credential = toml::Table::new();
+    credential.insert("resource_uri".into(), "kbs:///default/file/1".into());
+    let path = "/run/confidential-containers/cdh/kbs/image-agent-e2e-never-written";
+    credential.insert("path".into(), path.into());
+    let mut guest = scene.guest();
+    guest.settings = guest
+        .settings
+        .clone()
+        .with("image_agent.kbs.ttl", 3600)
+        .with("credentials", vec![credential]);
+    let for_ever = KbsFault::Delay(Duration::from_hours(1));
+    scene.kbs.fault(Step::Get, for_ever, 1);
+    let daemon = guest.start().await;
+    until(|| scene.kbs.requests().get == 1).await;
+    daemon.delivers(&reference, &guest.bundle("c1")).await;
+    scene.set_policy(&json!({"default": [{"type": "reject"}]}));
+    daemon.signal(Signal::HUP);
+    until(|| daemon.log().contains("SIGHUP")).await;
+    daemon.refuses(&reference, &guest.bundle("c2")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
