@@ -274,6 +274,20 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().take(LONGEST_TEXT).map(visible).collect()
 }
 
+/// A parser's account without what it quotes: a token that came in another shape, or a secret that
+/// came unsealed.
+pub(crate) fn unquoted(source: serde_json::Error) -> serde_json::Error {
+    let quotes_nothing = source.classify() != serde_json::error::Category::Data
+        || source.to_string().starts_with("missing field");
+    if quotes_nothing {
+        return source;
+    }
+    let (line, column) = (source.line(), source.column());
+    serde::de::Error::custom(format!(
+        "a value that does not belong there, at line {line} column {column}"
+    ))
+}
+
 const LONGEST_TEXT: usize = 300;
 
 fn of(subject: Option<&str>) -> String {

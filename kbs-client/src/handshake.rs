@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::attester::ReportData;
 use crate::config::SessionProof;
-use crate::error::{Error, Refusal, printable};
+use crate::error::{Error, Refusal, printable, unquoted};
 use crate::init_data::InitData;
 use crate::key::TeeKey;
 use crate::lifetime::{Lifetime, untrusted_claims};
@@ -386,7 +386,7 @@ impl Answer {
         serde_json::from_slice(&self.body).map_err(|source| Error::Malformed {
             url: self.url.clone(),
             expected,
-            source: Some(Arc::new(source)),
+            source: Some(Arc::new(unquoted(source))),
         })
     }
 

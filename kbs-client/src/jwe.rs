@@ -12,7 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::Error as _;
 use zeroize::Zeroizing;
 
-use crate::error::printable;
+use crate::error::{printable, unquoted};
 use crate::key::{ECDH_ES_A256KW, Private, RSA_OAEP_256, TeeKey, rsa_decrypt};
 use crate::messages::{FlattenedJwe, JweHeader, Jwk};
 use crate::secret::Secret;
@@ -27,8 +27,8 @@ impl TeeKey {
     /// [`JweError`], which says what the sealer did wrong, or that the content was sealed to another
     /// key or altered on the way.
     pub fn open(&self, jwe: &[u8]) -> Result<Secret, JweError> {
-        let jwe: FlattenedJwe =
-            serde_json::from_slice(jwe).map_err(|source| JweError::Shape(printed(&source)))?;
+        let jwe: FlattenedJwe = serde_json::from_slice(jwe)
+            .map_err(|source| JweError::Shape(Arc::new(unquoted(source))))?;
         let header: JweHeader = serde_json::from_slice(&decode("protected", &jwe.protected)?)
             .map_err(|source| JweError::Header(printed(&source)))?;
         expect(&header.enc, A256GCM)?;
@@ -170,8 +170,8 @@ fn decode(member: &'static str, text: &str) -> Result<Vec<u8>, JweError> {
         .map_err(|source| JweError::Base64 { member, source })
 }
 
-/// The error with the text of others in it made printable: a member or a key type that is not known
-/// is quoted as it came.
+/// The error with the text of others in it made printable: a member of the header or a key type that
+/// is not known is quoted as it came.
 fn printed(source: &serde_json::Error) -> Arc<serde_json::Error> {
     Arc::new(serde_json::Error::custom(printable(&source.to_string())))
 }

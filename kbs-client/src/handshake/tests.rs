@@ -253,6 +253,31 @@ fn words_of_the_server_are_shortened_and_made_printable() {
 }
 
 #[test]
+fn errors_quote_no_answer_that_has_another_shape() {
+    let handshake = challenged(&challenge(&json!(""))).unwrap();
+    let bare_token = answer(200, &json!("e30.s3cret.x"));
+    let error = handshake.attested(&bare_token, SessionProof::Cookie);
+    let Err(Error::Malformed { source, .. }) = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(
+        source.unwrap().to_string(),
+        "a value that does not belong there, at line 1 column 14"
+    );
+    let token = answer(200, &json!({ "token": "e30.e30.x" }));
+    let handshake = challenged(&challenge(&json!(""))).unwrap();
+    let session = handshake.attested(&token, SessionProof::Cookie).unwrap();
+    for unsealed in [
+        json!("s3cret"),
+        json!({ "s3cret": 1 }),
+        json!({ "iv": "s3cret" }),
+    ] {
+        let error = session.open(&answer(200, &unsealed)).unwrap_err();
+        assert!(!format!("{error:?}").contains("s3cret"), "{error:?}");
+    }
+}
+
+#[test]
 fn debug_shows_no_nonce_no_cookie_and_no_evidence() {
     let handshake = challenged(&challenge(&json!(""))).unwrap();
     let evidence = Evidence {
