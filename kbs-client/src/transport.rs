@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use reqwest::header::{CONTENT_TYPE, COOKIE, DATE, HeaderName, SET_COOKIE};
+use reqwest::header::{CONTENT_TYPE, COOKIE, DATE, HeaderName, HeaderValue, SET_COOKIE};
 use reqwest::{Client, Proxy, redirect};
 use rustls::CertificateError;
 use url::Url;
@@ -93,7 +93,9 @@ impl Transport {
                 .header(CONTENT_TYPE, "application/json")
                 .body(request.body().to_vec()),
         };
-        if let Some(cookie) = request.cookie() {
+        if let Some(mut cookie) = request.cookie().and_then(header_value) {
+            // As with the token: not in logs of the HTTP library, nor in the tables of HTTP/2.
+            cookie.set_sensitive(true);
             builder = builder.header(COOKIE, cookie);
         }
         if let Some(token) = request.bearer() {
@@ -284,6 +286,11 @@ fn texts(response: &reqwest::Response, name: &HeaderName) -> Vec<String> {
         .filter_map(|value| value.to_str().ok())
         .map(str::to_owned)
         .collect()
+}
+
+/// None would be a request without its cookie, which the KBS refuses.
+fn header_value(text: &str) -> Option<HeaderValue> {
+    HeaderValue::from_str(text).ok()
 }
 
 fn is_refused(error: &reqwest::Error) -> bool {
