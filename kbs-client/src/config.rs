@@ -121,7 +121,7 @@ pub enum SessionProof {
 }
 
 /// How long what was fetched may serve again, from the moment it was asked for. It is kept in memory
-/// only, wiped when it has served.
+/// only, and wiped when the next resource is fetched after that time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Freshness {
     /// Without asking the KBS. Zero, the default: it is asked each time.

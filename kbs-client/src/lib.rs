@@ -23,8 +23,8 @@ mod uri;
 
 pub use attester::agent::{AgentError, AttestationAgent};
 pub use attester::detect::{DetectError, DetectedAttester};
-pub use attester::event_log::EventLogError;
-pub use attester::snp::SnpError;
+pub use attester::event_log::{EventLogError, tdx_evidence};
+pub use attester::snp::{SnpError, snp_evidence};
 pub use attester::tsm::{TsmAttester, TsmError, TsmProvider, TsmSettings};
 pub use attester::{Attester, AttesterError, ReportData, SampleAttester};
 pub use client::{Attestation, KbsClient};

@@ -5,14 +5,33 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+/// The evidence of `tdx` for a quote and the logs of the firmware (`CCEL`) and of the attestation
+/// agent, as far as there are any, for an [`Attester`](crate::Attester) that gets them by its own
+/// way.
+///
+/// # Errors
+/// [`EventLogError`], if the firmware's log is not one.
+pub fn tdx_evidence(
+    quote: &[u8],
+    firmware_log: Option<&[u8]>,
+    agent_log: Option<&[u8]>,
+) -> Result<Value, EventLogError> {
+    let log = joined(firmware_log, agent_log)?;
+    Ok(json!({
+        "cc_eventlog": log.map(|log| STANDARD.encode(log)),
+        "quote": STANDARD.encode(quote),
+    }))
+}
+
 /// The log to send: the firmware's up to its end, the agent's, and a mark. None if there is neither.
 ///
 /// # Errors
 /// [`EventLogError`], if the firmware's log is not one. The agent's is passed on as it is.
-pub(crate) fn joined(
-    firmware: Option<&[u8]>,
-    agent: Option<&[u8]>,
-) -> Result<Option<Vec<u8>>, EventLogError> {
+fn joined(firmware: Option<&[u8]>, agent: Option<&[u8]>) -> Result<Option<Vec<u8>>, EventLogError> {
     let log = match firmware {
         Some(region) => region.get(..length(region)?).unwrap_or(region).to_vec(),
         None if agent.is_none() => return Ok(None),
@@ -183,6 +202,20 @@ mod tests {
         }
         let alone = joined(Some(&log()), None).unwrap().unwrap();
         assert_eq!(alone, [log(), END.to_vec()].concat());
+    }
+
+    #[test]
+    fn digests_of_every_algorithm_that_the_head_names_are_passed_over() {
+        let mut entry = 1_u32.to_le_bytes().to_vec();
+        entry.extend(6_u32.to_le_bytes());
+        entry.extend(2_u32.to_le_bytes());
+        for (algorithm, size) in [SM3, SHA384] {
+            entry.extend(algorithm.to_le_bytes());
+            entry.extend(vec![0xff; usize::from(size)]);
+        }
+        entry.extend(0_u32.to_le_bytes());
+        let log = [head(), entry].concat();
+        assert_eq!(length(&[&log, &END[..]].concat()), Ok(log.len()));
     }
 
     #[test]

@@ -10,13 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use futures_util::future::BoxFuture;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::event_log::{self, EventLogError};
-use super::snp::{self, SnpError};
+use super::event_log::{EventLogError, tdx_evidence};
+use super::snp::{SnpError, snp_evidence};
 use super::{Attester, AttesterError, ReportData};
 
 /// Evidence of Intel TDX or AMD SEV-SNP, through configfs-tsm.
@@ -256,15 +254,12 @@ fn evidence(
 ) -> Result<Value, TsmError> {
     let quote = quote(settings, provider, report_data)?;
     match provider {
-        TsmProvider::Snp => Ok(snp::evidence(&quote.blob, &quote.auxiliary)?),
+        TsmProvider::Snp => Ok(snp_evidence(&quote.blob, &quote.auxiliary)?),
         TsmProvider::Tdx => {
             let firmware = read_if_there(&settings.ccel, EVENT_LOG_LIMIT)?;
             let agent = read_if_there(&settings.agent_event_log, EVENT_LOG_LIMIT)?;
-            let log = event_log::joined(firmware.as_deref(), agent.as_deref())?;
-            Ok(json!({
-                "cc_eventlog": log.map(|log| STANDARD.encode(log)),
-                "quote": STANDARD.encode(&quote.blob),
-            }))
+            let logs = (firmware.as_deref(), agent.as_deref());
+            Ok(tdx_evidence(&quote.blob, logs.0, logs.1)?)
         }
     }
 }
