@@ -115,8 +115,9 @@ pub(crate) fn read_file(parent: BorrowedFd<'_>, name: &str) -> io::Result<Option
         Err(Errno::NOENT) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let mut content = Vec::new();
     let limit = u64::try_from(MAX_RECORD).unwrap_or(u64::MAX);
+    let length = file.metadata()?.len().min(limit);
+    let mut content = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
     file.take(limit).read_to_end(&mut content)?;
     Ok(Some(content))
 }

@@ -14,7 +14,7 @@ use rustix::mount::{
     move_mount, open_tree, unmount,
 };
 
-use crate::handle::descriptor_path;
+use crate::handle::{PLAIN, descriptor_path};
 
 /// An overlay file system to be: nothing happens before [`Overlay::mount`].
 pub(crate) struct Overlay<'a> {
@@ -51,7 +51,8 @@ impl Lower<'_> {
             self.name,
             flags,
             Mode::empty(),
-            ResolveFlags::BENEATH,
+            // What is mounted over a tree is not what was proved.
+            PLAIN | ResolveFlags::NO_XDEV,
         )
         .map_err(refused("open a layer"))
     }
@@ -302,6 +303,7 @@ mod tests {
     use std::path::Path;
 
     use rustix::fs::open;
+    use rustix::mount::mount_bind;
 
     use super::*;
     use crate::mountinfo;
@@ -484,6 +486,26 @@ mod tests {
             "{error:?}"
         );
         assert_eq!(scene.mounts(), []);
+    }
+
+    #[test]
+    fn what_is_mounted_over_a_layer_is_not_taken_for_it() {
+        let scene = Scene::new(2);
+        let layer = |name| scene.root.path().join("layers").join(name);
+        mount_bind(layer("layer1"), layer("layer0")).unwrap();
+        for way in [Way::Parameters, Way::Options, Way::Preferred] {
+            let error = scene.mount(way).unwrap_err();
+            let is_foreign = matches!(
+                error,
+                MountError::Refused {
+                    step: "open a layer",
+                    source: Errno::XDEV,
+                    ..
+                }
+            );
+            assert!(is_foreign, "{way:?}: {error:?}");
+        }
+        unmount(layer("layer0"), UnmountFlags::NOFOLLOW).unwrap();
     }
 
     #[test]

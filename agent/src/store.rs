@@ -49,7 +49,7 @@ pub(crate) use self::overlay::{BundleRecord, OverlayDirectory, Progress};
 pub(crate) use self::recover::Recovered;
 pub(crate) use self::space::{Amount, Estimate, Shortage, size};
 #[cfg(test)]
-pub(crate) use self::verify::Problem;
+pub(crate) use self::verify::{Finding, Problem};
 use crate::handle::{FileId, MAX_RECORD, is_disk_full, open_directory, read_file, replace_file};
 use crate::mountinfo::MountInfoError;
 

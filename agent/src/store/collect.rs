@@ -16,6 +16,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use serde::Deserialize;
 
+use super::overlay::says_delivered;
 use super::space::Amount;
 use super::{OverlayDirectory, Store, StoreError, record_name};
 use crate::handle::{open_directory, try_lock};
@@ -53,7 +54,10 @@ pub(crate) struct Proved {
 impl Store {
     /// Every tree of the store, the one that was wanted longest ago first, and what nothing proves
     /// before all others.
+    ///
+    /// Nothing is removed meanwhile.
     pub(crate) fn inventory(&self) -> Result<Vec<Listed>, StoreError> {
+        let _lock = self.lock(FlockOperation::LockShared)?;
         let in_use = self.in_use()?;
         let mut listed = Vec::new();
         for name in self.list("layers")? {
@@ -140,7 +144,12 @@ impl Store {
             aside.as_str(),
             RenameFlags::NOREPLACE,
         );
-        renamed.map_err(io)?;
+        match renamed {
+            Ok(()) => {}
+            // Somebody is still erasing the last tree of this name.
+            Err(Errno::EXIST) => return Ok(false),
+            Err(error) => return Err(io(error)),
+        }
         match unlinkat(&self.inner.records, record_name(key), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => return Err(io(error)),
@@ -188,28 +197,50 @@ impl Store {
     pub(super) fn in_use(&self) -> Result<InUse, StoreError> {
         let mut keys = HashSet::new();
         for id in self.list("overlay")? {
-            match self.layers_of(&id)? {
-                Some(layers) => keys.extend(layers),
+            match self.use_by(&id)? {
+                Some(used) => keys.extend(used.layers),
                 None => return Ok(InUse::Everything),
             }
         }
         Ok(InUse::These(keys))
     }
 
-    /// The layers that the bundle `id` uses; none when it has no record; `None` when its record
-    /// does not say.
-    fn layers_of(&self, id: &OsStr) -> Result<Option<Vec<String>>, StoreError> {
+    /// The layers of the bundles that were handed out, as far as their records say.
+    ///
+    /// One that is being made names every layer that it may want, also those that are on their way.
+    pub(super) fn delivered(&self) -> Result<HashSet<String>, StoreError> {
+        let mut keys = HashSet::new();
+        for id in self.list("overlay")? {
+            let used = self.use_by(&id)?.filter(|used| used.is_delivered);
+            keys.extend(used.into_iter().flat_map(|used| used.layers));
+        }
+        Ok(keys)
+    }
+
+    /// What the bundle `id` uses; nothing when it has no record; `None` when its record does not
+    /// say.
+    fn use_by(&self, id: &OsStr) -> Result<Option<Use>, StoreError> {
         #[derive(Deserialize)]
         struct AnyVersion {
             layers: Vec<String>,
         }
         let id = id.to_str().unwrap_or_default();
         let Some(text) = OverlayDirectory::read_text(self, id)? else {
-            return Ok(Some(Vec::new()));
+            return Ok(Some(Use::default()));
         };
         let record: Option<AnyVersion> = serde_json::from_slice(&text).ok();
-        Ok(record.map(|record| record.layers))
+        Ok(record.map(|record| Use {
+            layers: record.layers,
+            is_delivered: says_delivered(&text),
+        }))
     }
+}
+
+/// What one bundle uses.
+#[derive(Default)]
+struct Use {
+    layers: Vec<String>,
+    is_delivered: bool,
 }
 
 /// Which layers bundles use.
@@ -222,15 +253,6 @@ pub(super) enum InUse {
 }
 
 impl InUse {
-    /// Those that are known.
-    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
-        let keys = match self {
-            Self::These(keys) => Some(keys),
-            Self::Everything => None,
-        };
-        keys.into_iter().flatten().map(String::as_str)
-    }
-
     pub(super) fn has(&self, key: &str) -> bool {
         match self {
             Self::These(keys) => keys.contains(key),
@@ -250,8 +272,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::store::Problem;
     use crate::store::fixture::{Fixture, fetch, file, image};
+    use crate::store::{Finding, Problem, Progress};
 
     const EVERYTHING: Amount = Amount {
         bytes: u64::MAX,
@@ -286,6 +308,13 @@ mod tests {
         let mut record = store.new_record().unwrap();
         record.layers = store.keys_of(image);
         OverlayDirectory::create(store, &record).unwrap()
+    }
+
+    fn deliver(store: &Store, bundle: &OverlayDirectory, image: &Approved<Image>) {
+        let mut record = store.new_record().unwrap();
+        record.progress = Progress::Delivered;
+        record.layers = image.layers().map(|it| store.key_of(&it, None)).collect();
+        bundle.write(&record).unwrap();
     }
 
     #[test]
@@ -372,6 +401,39 @@ mod tests {
     }
 
     #[test]
+    fn a_layer_whose_namesake_is_being_erased_stays() {
+        let fixture = Fixture::new();
+        let (store, images) = store_with(&fixture, &["a", "b"]);
+        let aside = format!("{REMOVED}{}", images[0].1);
+        let erasing = store.inner.staging.create_dir(aside.as_str()).unwrap();
+        assert!(try_lock(erasing.as_fd()).unwrap());
+        let collected = store.collect(&HashSet::new(), EVERYTHING).unwrap();
+        assert_eq!(collected.layers, 1);
+        assert_eq!(fixture.list("layers"), [images[0].1.as_str()]);
+    }
+
+    #[test]
+    fn a_look_at_the_store_sees_no_layer_half_removed() {
+        let fixture = Fixture::new();
+        let store = fixture.store();
+        let tars = [file("a", "text")];
+        let image = image(&tars, &json!({}));
+        std::thread::scope(|threads| {
+            let coming_and_going = threads.spawn(|| {
+                for _ in 0..200 {
+                    fetch(&store, &image, &tars);
+                    store.collect(&HashSet::new(), EVERYTHING).unwrap();
+                }
+            });
+            while !coming_and_going.is_finished() {
+                let (_count, findings) = store.verify().unwrap();
+                assert_eq!(findings, []);
+                assert!(store.inventory().unwrap().iter().all(|it| it.proved.is_some()));
+            }
+        });
+    }
+
+    #[test]
     fn what_does_not_fit_the_records_is_found() {
         let fixture = Fixture::new();
         let (store, images) = store_with(&fixture, &["a", "b", "c", "d"]);
@@ -386,8 +448,12 @@ mod tests {
             .join("records")
             .join(record_name(keys[2]));
         std::fs::remove_file(record).unwrap();
-        let _held = reserve(&store, &images[3].0);
+        let held = reserve(&store, &images[3].0);
         std::fs::remove_dir_all(layers.join(keys[3])).unwrap();
+        // A bundle that is being made may miss what is on its way.
+        let is_missing = |finding: &Finding| finding.problem == Problem::Missing;
+        assert!(!store.verify().unwrap().1.iter().any(is_missing));
+        deliver(&store, &held, &images[3].0);
         let (count, findings) = store.verify().unwrap();
         assert_eq!(count, 3);
         let problem = |key: &str| {

@@ -254,7 +254,7 @@ fn make_locked(overlay: BorrowedFd<'_>, id: &str) -> Result<Option<OwnedFd>, Err
 }
 
 /// Whether a record that is none of ours says that its bundle was handed out.
-fn says_delivered(text: &[u8]) -> bool {
+pub(super) fn says_delivered(text: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct AnyVersion {
         progress: Progress,

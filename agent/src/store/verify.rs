@@ -10,7 +10,7 @@ use std::fmt;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, FileType, statat};
+use rustix::fs::{AtFlags, FileType, FlockOperation, statat};
 use rustix::io::Errno;
 
 use super::copy::open_within;
@@ -53,7 +53,10 @@ impl fmt::Display for Problem {
 
 impl Store {
     /// How many trees there are, and what does not fit.
+    ///
+    /// Nothing is removed meanwhile.
     pub(crate) fn verify(&self) -> Result<(usize, Vec<Finding>), StoreError> {
+        let _lock = self.lock(FlockOperation::LockShared)?;
         let mut findings = Vec::new();
         let listed = self.inventory()?;
         for layer in &listed {
@@ -69,9 +72,8 @@ impl Store {
             findings.extend(problem.map(|problem| Finding { key, problem }));
         }
         let there: HashSet<_> = listed.iter().map(|layer| layer.key.as_str()).collect();
-        for key in self.in_use()?.keys() {
-            if !there.contains(key) {
-                let key = key.to_owned();
+        for key in self.delivered()? {
+            if !there.contains(key.as_str()) {
                 let problem = Problem::Missing;
                 findings.push(Finding { key, problem });
             }
