@@ -9,7 +9,8 @@ private=$(mktemp -d)
 trap 'rm -rf "$private"' EXIT
 mkdir -p keys seeds/{approval,cosign_payload,simple_payload,log_entry,public_key,signature_blob} \
   seeds/{certificate_chain,certificate_authority,openpgp_message,openpgp_keyring} \
-  seeds/{manifest,image_config,layer_tar,layer_gzip,layer_zstd}
+  seeds/{manifest,image_config,layer_tar,layer_gzip,layer_zstd} \
+  seeds/{snp_certificates,event_log,init_data,agent_messages}
 
 digest() { sha256sum | cut -d' ' -f1; }
 base64_line() { base64 --wrap=0; }
@@ -92,6 +93,27 @@ cp "$private/stranger.pem" keys/stranger.pem
   cat "$private/leaf.pem" && printf '\0'
   cat "$private/below.pem" "$private/root.pem"
 } > seeds/certificate_chain/honest
+
+# What the firmware and the kernel of a confidential VM give: an SNP certificate table of two, and
+# event logs.
+zeros() { head --bytes="$1" /dev/zero; }
+{
+  printf '\x63\xda\x75\x8d\xe6\x64\x45\x64\xad\xc5\xf4\xb9\x3b\xe8\xac\xcd\x48\0\0\0\4\0\0\0'
+  printf '\x4a\xb7\xb3\x79\xbb\xac\x4f\xe4\xa0\x2f\x05\xae\xf3\x27\xc7\x82\x4c\0\0\0\4\0\0\0'
+  zeros 24 && printf 'vcekask.'
+} > seeds/snp_certificates/honest
+event() { # register, event of four bytes
+  printf "\\x$1"'\0\0\0\6\0\0\0\1\0\0\0\x0c\0' && zeros 48 && printf '\4\0\0\0%s' "$2"
+}
+{
+  printf '\x46\0\0\0\0\3\0\0\0' && zeros 20 && printf '\x25\0\0\0Spec ID Event03\0\0\0\0\0'
+  printf '\0\2\0\2\2\0\0\0\x0c\0\x30\0\x12\0\x20\0\0' && event 01 boot
+  printf '\xff%.0s' {1..16} && event 04 AAEL
+} > seeds/event_log/honest
+printf 'version = "0.1.0"\nalgorithm = "sha384"\n[data]\n"aa.toml" = "x"\n' > seeds/init_data/honest
+printf '\0\x0a\0\x12\5\x0a\3tdx' > seeds/agent_messages/tee
+printf '\1\x12\x0b\x0a\x09{"a":"b"}' > seeds/agent_messages/evidence
+printf '\x82\0\0\0\x0a\0\0\0\1\2\0\x0a\x08\x08\x0d\x12\4oops' > seeds/agent_messages/refusal
 
 # Layers with a little of everything.
 tree=$private/tree && mkdir -p "$tree/a/b" && printf 'hello' > "$tree/a/file"
