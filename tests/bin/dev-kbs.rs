@@ -34,6 +34,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let kbs = DevKbs::start(Options {
         listen: arguments.listen,
         tls: arguments.tls_cert_out.as_ref().map(|_| Certificate::Good),
+        // As the real one.
+        http2: true,
         directory: Some(arguments.dir),
     })?;
     for path in &arguments.deny {

@@ -28,7 +28,7 @@ use kbs_client::{
     Error, JweError, KbsClient, KbsConfig, ResourceUri, SampleAttester, SessionProof,
     TeeKeyAlgorithm,
 };
-use kit::kbs::{DevKbs, Fault, Requests, Step};
+use kit::kbs::{Certificate, DevKbs, Fault, Options, Requests, Step};
 
 const KEY: &str = "default/cosign-key/1";
 
@@ -169,6 +169,27 @@ async fn handshake_and_fetches_take_one_connection() {
         assert_eq!(kbs.requests(), requests(1, 1, 10));
         assert_eq!(kbs.connections(), 1, "{}", kbs.url());
     }
+}
+
+#[tokio::test]
+async fn a_hundred_callers_share_one_connection_over_http2() {
+    let kbs = DevKbs::start(Options {
+        tls: Some(Certificate::Good),
+        http2: true,
+        ..Options::default()
+    })
+    .unwrap();
+    kbs.put(KEY, "the key");
+    let client = client(&kbs);
+    let fetched = join_all((0..100).map(|_| fetch(&client, KEY))).await;
+    for content in fetched {
+        assert_eq!(content.unwrap(), b"the key");
+    }
+    kbs.deny(KEY);
+    let error = fetch(&client, KEY).await.unwrap_err();
+    assert!(matches!(error, Error::PolicyDenied { .. }), "{error:?}");
+    assert_eq!(kbs.requests(), requests(1, 1, 101));
+    assert_eq!(kbs.connections(), 1);
 }
 
 #[tokio::test]

@@ -20,9 +20,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -42,6 +42,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Serve https, with a certificate of this kind.
     pub tls: Option<Certificate>,
+    /// Offer HTTP/2 over https, and speak it with clients that take it.
+    pub http2: bool,
     /// Directory of resources `<repository>/<type>/<tag>`, read at request time.
     pub directory: Option<PathBuf>,
 }
@@ -52,6 +54,7 @@ impl Default for Options {
         Self {
             listen,
             tls: None,
+            http2: false,
             directory: None,
         }
     }
@@ -115,7 +118,9 @@ impl DevKbs {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let minted = options.tls.map(certificate::mint);
+        let minted = options
+            .tls
+            .map(|kind| certificate::mint(kind, options.http2));
         let (authority, acceptor) = minted.unzip();
         let server = Arc::new(Server::new(options.directory));
         let (stop, stopped) = oneshot::channel();
@@ -348,20 +353,32 @@ async fn accept(
                 // A client that does not trust us hangs up here, as it should.
                 Some(acceptor) => {
                     if let Ok(stream) = acceptor.accept(stream).await {
-                        serve(stream, server).await;
+                        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                        serve(stream, is_http2, server).await;
                     }
                 }
-                None => serve(stream, server).await,
+                None => serve(stream, false, server).await,
             }
         });
     }
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + 'static, server: Arc<Server>) {
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    is_http2: bool,
+    server: Arc<Server>,
+) {
     let service = service_fn(|request| {
         let server = Arc::clone(&server);
         async move { server.answer(request).await }
     });
+    if is_http2 {
+        let _ = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
+        return;
+    }
     // A connection that breaks is the client's to report.
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -22,7 +22,7 @@ pub enum Certificate {
 }
 
 /// PEM of the authority, and what serves TLS with its certificate.
-pub(super) fn mint(kind: Certificate) -> (String, TlsAcceptor) {
+pub(super) fn mint(kind: Certificate, http2: bool) -> (String, TlsAcceptor) {
     let names = match kind {
         Certificate::OtherName => vec!["elsewhere.example".to_owned()],
         _ => vec!["127.0.0.1".to_owned(), "localhost".to_owned()],
@@ -53,11 +53,14 @@ pub(super) fn mint(kind: Certificate) -> (String, TlsAcceptor) {
         )
     };
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("versions of the provider")
         .with_no_client_auth()
         .with_single_cert(vec![chain], key)
         .expect("a key that fits its certificate");
+    if http2 {
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    }
     (authority.pem(), TlsAcceptor::from(Arc::new(config)))
 }
