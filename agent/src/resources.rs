@@ -206,6 +206,9 @@ fn settings(
     settings.freshness = kbs.freshness;
     settings.timeouts = kbs.timeouts;
     settings.proxy.clone_from(&kbs.proxy);
+    settings.max_response_bytes = kbs
+        .max_response_bytes
+        .unwrap_or(settings.max_response_bytes);
     settings.not_before = made();
     settings.init_data = match &kbs.init_data {
         None => InitData::read(Path::new(InitData::DEFAULT_FILE))?,

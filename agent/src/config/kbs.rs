@@ -24,6 +24,8 @@ pub struct KbsSettings {
     pub freshness: Freshness,
     /// How long to wait.
     pub timeouts: Timeouts,
+    /// Longest answer that is read, in bytes; as the client has it when absent.
+    pub max_response_bytes: Option<usize>,
     /// The proxy on the way.
     pub proxy: Option<Url>,
     /// The init-data of the guest; where guests have them when absent, if they are there.
@@ -56,6 +58,8 @@ pub(super) fn read(section: Option<Section<'_>>) -> Result<KbsSettings, ConfigEr
     settings.proxy = section.parsed("proxy", value::proxy_url)?;
     settings.init_data = section.parsed("init_data", value::absolute_path)?;
     settings.configfs_tsm = section.parsed("configfs_tsm", value::absolute_path)?;
+    let longest = section.number("max_response_bytes", 1 << 16, 1 << 30)?;
+    settings.max_response_bytes = longest.and_then(|bytes| bytes.try_into().ok());
     read_durations(&mut section, &mut settings)?;
     let policies = section.strings("accepted_policies")?.into_iter();
     settings.accepted_policies = policies
@@ -123,6 +127,10 @@ impl KbsSettings {
             .into_iter()
             .filter_map(|(key, value)| Some((key, value?.into())));
         statements.extend(present);
+        if let Some(longest) = self.max_response_bytes {
+            let longest = i64::try_from(longest).unwrap_or(i64::MAX);
+            statements.push(("max_response_bytes", longest.into()));
+        }
         statements
     }
 }
@@ -170,7 +178,7 @@ mod tests {
     fn every_key_takes_effect() {
         let text = format!(
             "[image_agent.kbs]\nkbs_cert = \"added\"\nproof = \"bearer\"\ntee_key = \"P-521\"\n\
-             ttl = 1\nstale = 2\nconnect = 3\ntotal = 4\nretry = 0\nevidence = 6\n\
+             max_response_bytes = 65536\nttl = 1\nstale = 2\nconnect = 3\ntotal = 4\nretry = 0\nevidence = 6\n\
              proxy = \"http://proxy:3128\"\ninit_data = \"/i\"\nconfigfs_tsm = \"/t\"\n\
              accepted_policies = [\"{POLICY}\"]\n"
         );
@@ -183,6 +191,7 @@ mod tests {
             init_data: Some("/i".into()),
             configfs_tsm: Some("/t".into()),
             accepted_policies: vec![POLICY.parse().unwrap()],
+            max_response_bytes: Some(65536),
             ..KbsSettings::default()
         };
         expected.freshness = Freshness {
