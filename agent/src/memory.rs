@@ -21,7 +21,8 @@ pub(crate) fn protect() {
     }
 }
 
-fn forbid_dumps() {
+/// That alone: what a command for people fetches is no more for a core dump.
+pub(crate) fn forbid_dumps() {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         warn!(%error, "core dumps of this process cannot be forbidden");
     }

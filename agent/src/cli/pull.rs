@@ -16,10 +16,10 @@ use super::{ConfigArgs, Exit, about_file, report};
 use crate::bundle::BundleError;
 use crate::config::{Config, Environment};
 use crate::error::{Error, chain};
-use crate::logging;
 use crate::progress::{Listener, Progress};
 use crate::pull::Agent;
 use crate::store::StoreError;
+use crate::{logging, memory};
 
 #[derive(Debug, Args)]
 pub(super) struct PullArgs {
@@ -124,6 +124,7 @@ fn with_agent(
         Err(error) => return misconfigured(&error),
     };
     logging::start("warn", &environment);
+    memory::forbid_dumps();
     for warning in warnings {
         report::complain(&format!("warning: {warning}"));
     }
