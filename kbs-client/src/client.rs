@@ -122,7 +122,9 @@ impl KbsClient {
                 let Some(secret) = cache.stale(uri, Instant::now()) else {
                     return Err(error);
                 };
-                tracing::warn!(%uri, %error, "what was fetched before serves again");
+                // Without its query, which errors leave out, too.
+                let path = uri.http_path();
+                tracing::warn!(path, %error, "what was fetched before serves again");
                 Ok(secret)
             }
             Err(error) => {

@@ -1,6 +1,6 @@
 //! Who may answer as the KBS: certificates, judged at a time that is not before what is known.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -140,11 +140,15 @@ impl ServerCertVerifier for Verifier {
 
 /// RFC 4514, as far as the certificate can be read.
 fn subject(certificate: &CertificateDer<'_>) -> String {
-    match x509_cert::Certificate::from_der(certificate) {
-        Ok(certificate) => {
-            crate::error::printable(&certificate.tbs_certificate.subject.to_string())
-        }
-        Err(error) => format!("certificate not readable: {error}"),
+    let certificate = match x509_cert::Certificate::from_der(certificate) {
+        Ok(certificate) => certificate,
+        Err(error) => return format!("certificate not readable: {error}"),
+    };
+    let mut subject = String::new();
+    // Not `to_string`, which panics when a name of somebody else's making cannot be written.
+    match write!(subject, "{}", certificate.tbs_certificate.subject) {
+        Ok(()) => crate::error::printable(&subject),
+        Err(error) => format!("subject not readable: {error}"),
     }
 }
 
