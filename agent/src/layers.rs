@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::flight::{Boarding, Flights};
 use crate::progress::{Listener, Progress};
 use crate::registry::{BlobReader, RegistryError, Source, blob_channel};
-use crate::store::{ChainId, Store, StoreId, StoredLayer};
+use crate::store::{ChainId, Store, StoreError, StoreId, StoredLayer};
 
 /// Gets layers, each once however many pulls want it.
 #[derive(Debug)]
@@ -307,7 +307,10 @@ impl Flight {
             let chain = self.onto.as_ref().map(|onto| &onto.chain);
             store
                 .publish(&layer, chain, staging, unpacked, self.terms.sync)
-                .map_err(Error::Store)
+                .map_err(|error| match error {
+                    StoreError::Root(source) => unpack_error(&layer, *source),
+                    error => Error::Store(error),
+                })
         })
         .await
     }

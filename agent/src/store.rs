@@ -130,6 +130,10 @@ pub enum StoreError {
         source: io::Error,
     },
 
+    /// The image's fault: what a layer says of its root cannot be set on a directory.
+    #[error("attributes of the root of a layer")]
+    Root(#[source] Box<rootfs::Error>),
+
     /// A tree cannot be made, published or removed.
     #[error("{action} {}", path.display())]
     Tree {
@@ -311,7 +315,15 @@ impl Store {
             .map_err(StoreError::io("write", &path))?;
         staging
             .commit(proof, &self.inner.layers, &key)
-            .map_err(StoreError::tree("publish", &self.path("layers").join(&key)))?;
+            .map_err(|source| match source {
+                // The rest of what a commit does is to set what the archive says of the root.
+                rootfs::Error::Io { operation, .. }
+                    if !matches!(operation, "publish" | "remove") =>
+                {
+                    StoreError::Root(Box::new(source))
+                }
+                source => StoreError::tree("publish", &self.path("layers").join(&key))(source),
+            })?;
         if sync {
             to_disk(syncfs(&self.inner.layers), "layers")?;
         }

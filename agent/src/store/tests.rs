@@ -227,6 +227,27 @@ fn a_full_disk_is_told_apart() {
 }
 
 #[test]
+fn what_cannot_be_set_on_the_root_is_no_fault_of_the_store() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    let tar = Archive::default()
+        .extended("SCHILY.xattr.security.capability", "none")
+        .entry(b"./", 0o755)
+        .end();
+    let approved = one_layer(&tar);
+    let staging = store.stage().unwrap();
+    let budget = rootfs::Budget::new(rootfs::Limits::default());
+    let cancel = rootfs::Cancel::new();
+    let unpacked = rootfs::unpack(&approved, tar.as_slice(), &staging, &budget, &cancel).unwrap();
+    let error = store
+        .publish(&approved, None, staging, unpacked, false)
+        .unwrap_err();
+    assert!(matches!(error, StoreError::Root(_)), "{error:?}");
+    assert_eq!(fixture.list("staging"), [""; 0]);
+    assert_eq!(fixture.list("layers"), [""; 0]);
+}
+
+#[test]
 fn a_record_that_could_not_be_read_back_is_refused_before_it_is_written() {
     let fixture = Fixture::new();
     let store = fixture.store();
