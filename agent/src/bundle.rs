@@ -3,6 +3,7 @@
 //! Until a bundle is delivered, whatever was made for it is held by values that take it away again
 //! when they are dropped; what a killed process leaves behind, [`Store::recover`] takes away.
 
+mod flatten;
 mod inherit;
 mod path;
 mod place;
@@ -16,12 +17,16 @@ use rootfs::Dir;
 use rustix::fs::{fgetxattr, fstatvfs};
 use rustix::io::Errno;
 
+use self::flatten::Content;
 use self::inherit::{Layers, is_inheritable};
 pub(crate) use self::path::{BundlePath, BundlePathError};
 use self::place::Place;
 pub(crate) use self::place::remove_half_made;
+use crate::config::StoreSettings;
+use crate::error::chain;
 use crate::handle::{is_disk_full, names, open_directory};
-use crate::mount::{Attached, Detached, Lower, MountError, Overlay, Writable};
+use crate::mount::{Attached, Detached, FITTING, Lower, MountError, Overlay, Writable};
+use crate::mountinfo::COPY;
 use crate::record::Record;
 use crate::spec::{Spec, SpecError};
 use crate::store::{
@@ -157,7 +162,7 @@ pub(crate) fn assemble(
     image: &Approved<Image>,
     layers: &[StoredLayer],
     path: &BundlePath,
-    volatile: bool,
+    settings: StoreSettings,
 ) -> Result<Bundle, BundleError> {
     let Reservation {
         overlay,
@@ -170,7 +175,7 @@ pub(crate) fn assemble(
     record.layers = layers.iter().map(|layer| layer.key().to_owned()).collect();
     overlay.write(&record).map_err(store_error)?;
     let mut place = Place::make(path, walk)?;
-    let detached = mount(&store, &overlay, layers, volatile)?;
+    let detached = mount(&store, &overlay, layers, settings)?;
     let user = user::resolve(&image.config().config.user, detached.root());
     let user = user.map_err(BundleError::User)?;
     let spec = Spec::new(image.config(), user).map_err(BundleError::Spec)?;
@@ -267,33 +272,31 @@ fn mount(
     store: &Store,
     directory: &OverlayDirectory,
     layers: &[StoredLayer],
-    volatile: bool,
+    settings: StoreSettings,
 ) -> Result<Detached, BundleError> {
+    let mut stack = Stack::new(store, directory, layers)?;
     let upper = directory.directory(UPPER).map_err(store_error)?;
     let work = directory.directory("work").map_err(store_error)?;
-    directory.directory(SCRATCH).map_err(store_error)?;
-    let stack = Stack::new(store, directory, layers)?;
     let upper_path = directory.path().join(UPPER);
     stack.visible.inherit(upper.as_fd(), &upper_path)?;
     // Last, since what is made inside changes its times.
-    stack.copy_root_attributes(layers, upper.as_fd())?;
-    let lowers = stack.lowers();
-    let source = directory.mount_source();
-    let overlay = Overlay {
-        source: &source,
-        lowers: &lowers,
-        writable: Some(Writable {
-            upper: upper.as_fd(),
-            work: work.as_fd(),
-            volatile,
-        }),
+    stack.copy_root_attributes(layers, upper.as_fd(), &upper_path)?;
+    let writable = Writable {
+        upper: upper.as_fd(),
+        work: work.as_fd(),
+        volatile: settings.volatile,
     };
-    overlay
-        .mount(&Lower {
-            parent: directory.handle(),
-            name: SCRATCH,
-        })
-        .map_err(mount_error(directory, lowers.len()))
+    match stack.mount(Some(writable)) {
+        Err(BundleError::Mount { source, .. }) if settings.copy_without_overlay => {
+            let error = chain(&source);
+            tracing::warn!(
+                error,
+                "no overlay can be mounted, so that the layers are copied"
+            );
+            stack.copy(layers)
+        }
+        mounted => mounted,
+    }
 }
 
 /// What some layers of an image show together, for as long as it lives; nothing can be changed.
@@ -310,7 +313,6 @@ impl View {
         let mut record = store.new_record().map_err(store_error)?;
         record.layers = layers.iter().map(|layer| layer.key().to_owned()).collect();
         let directory = OverlayDirectory::create(store, &record).map_err(store_error)?;
-        directory.directory(SCRATCH).map_err(store_error)?;
         let root = Self::mount(store, &directory, layers)?;
         Ok(Self {
             root,
@@ -328,27 +330,14 @@ impl View {
         directory: &OverlayDirectory,
         layers: &[StoredLayer],
     ) -> Result<Dir, BundleError> {
-        let stack = Stack::new(store, directory, layers)?;
-        let lowers = stack.lowers();
+        let mut stack = Stack::new(store, directory, layers)?;
         let open = |error: io::Error| BundleError::io("open", &directory.path())(error);
-        if let [lower] = lowers.as_slice() {
+        if let [lower] = stack.lowers().as_slice() {
             // An overlay without a writable part has at least two.
             let tree = open_directory(lower.parent, lower.name);
             return tree.map(Dir::from).map_err(|error| open(error.into()));
         }
-        let source = directory.mount_source();
-        let overlay = Overlay {
-            source: &source,
-            lowers: &lowers,
-            writable: None,
-        };
-        let scratch = Lower {
-            parent: directory.handle(),
-            name: SCRATCH,
-        };
-        let detached = overlay
-            .mount(&scratch)
-            .map_err(mount_error(directory, lowers.len()))?;
+        let detached = stack.mount(None)?;
         let root = detached.root().try_clone_to_owned().map_err(open)?;
         Ok(Dir::from(root))
     }
@@ -425,6 +414,60 @@ impl<'a> Stack<'a> {
         Ok(())
     }
 
+    /// Mounts an overlay of them.
+    fn mount(&mut self, writable: Option<Writable<'_>>) -> Result<Detached, BundleError> {
+        self.directory.directory(SCRATCH).map_err(store_error)?;
+        let mut mounted = self.try_to_mount(writable);
+        if matches!(mounted, Err(MountError::TooManyLayers { .. })) {
+            self.merge_down(FITTING)?;
+            mounted = self.try_to_mount(writable);
+        }
+        mounted.map_err(mount_error(self.directory, self.levels.len()))
+    }
+
+    fn try_to_mount(&self, writable: Option<Writable<'_>>) -> Result<Detached, MountError> {
+        let source = self.directory.mount_source();
+        let overlay = Overlay {
+            source: &source,
+            lowers: &self.lowers(),
+            writable,
+        };
+        overlay.mount(&Lower {
+            parent: self.directory.handle(),
+            name: SCRATCH,
+        })
+    }
+
+    /// Makes one directory of so many of the lowest layers that there are `count`.
+    fn merge_down(&mut self, count: usize) -> Result<(), BundleError> {
+        let kept = count.saturating_sub(1);
+        let merged = self.directory.directory(MERGED).map_err(store_error)?;
+        let path = self.directory.path().join(MERGED);
+        let layers = self.visible.layers.get(kept..).unwrap_or_default().to_vec();
+        let lowest = Layers {
+            store: self.visible.store,
+            layers,
+        };
+        lowest.flatten(merged.as_fd(), &path, Content::Linked)?;
+        self.levels.truncate(kept);
+        self.levels.push(Level::Own(MERGED.to_owned()));
+        Ok(())
+    }
+
+    /// Mounts a copy of what they show together, which is as good as an overlay of them to whoever
+    /// uses it, but takes time and room.
+    fn copy(&self, layers: &[StoredLayer]) -> Result<Detached, BundleError> {
+        let copy = self.directory.directory(COPY).map_err(store_error)?;
+        let path = self.directory.path().join(COPY);
+        self.visible.flatten(copy.as_fd(), &path, Content::Copied)?;
+        self.copy_root_attributes(layers, copy.as_fd(), &path)?;
+        let tree = Lower {
+            parent: self.directory.handle(),
+            name: COPY,
+        };
+        Detached::directory(&tree).map_err(mount_error(self.directory, self.levels.len()))
+    }
+
     fn lowers(&self) -> Vec<Lower<'_>> {
         let stored = self.visible.store.layers();
         let own = self.directory.handle();
@@ -446,12 +489,12 @@ impl<'a> Stack<'a> {
         &self,
         layers: &[StoredLayer],
         upper: BorrowedFd<'_>,
+        path: &Path,
     ) -> Result<(), BundleError> {
         let Some(layer) = layers.iter().rev().find(|layer| layer.has_root_entry()) else {
             let mode = rustix::fs::Mode::from_raw_mode(0o755);
-            let path = self.directory.path().join(UPPER);
             return rustix::fs::fchmod(upper, mode)
-                .map_err(|error| BundleError::io("change the mode of", &path)(error.into()));
+                .map_err(|error| BundleError::io("change the mode of", path)(error.into()));
         };
         let tree = self.open(layer)?;
         copy_attributes(tree.as_fd(), upper, is_inheritable)
@@ -498,7 +541,9 @@ fn mount_error(
 
 const UPPER: &str = "upper";
 
-const SCRATCH: &str = "merged";
+const SCRATCH: &str = "scratch";
+
+const MERGED: &str = "merged";
 
 const EMPTY: &str = "empty";
 

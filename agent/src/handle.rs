@@ -100,11 +100,11 @@ pub(crate) fn replace_file(
 /// Creates the file `name`, which must not exist.
 pub(crate) fn create_file(
     parent: BorrowedFd<'_>,
-    name: &str,
+    name: impl AsRef<OsStr>,
     mode: Mode,
 ) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat2(parent, name, flags, mode, PLAIN)
+    openat2(parent, name.as_ref(), flags, mode, PLAIN)
 }
 
 /// Reads a file of our own, `None` when there is none.

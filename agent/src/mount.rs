@@ -1,4 +1,4 @@
-//! Overlay mounts, made detached and attached last: until [`Detached::attach`] nothing of a mount
+//! Mounts of bundles, overlays as a rule, made detached and attached last: until [`Detached::attach`] nothing of a mount
 //! is visible, and it vanishes with its handle.
 //!
 //! Everything is named by handle. Kernels since 6.7 take the layers one by one (`lowerdir+`, up to
@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags,
     UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount,
-    move_mount, open_tree, unmount,
+    mount_remount, move_mount, open_tree, unmount,
 };
 
 use crate::handle::{PLAIN, descriptor_path};
@@ -73,10 +73,10 @@ pub enum MountError {
         source: Errno,
     },
 
-    /// The kernel is older than 6.7 and takes only as many layers as one page of options holds.
+    /// The kernel takes only as many layers as one page of options holds: it is older than 6.7, or
+    /// there are more than 500.
     #[error(
-        "{layers} layers need {length} bytes of mount options and this kernel takes \
-         {MAX_OPTIONS}; kernels since 6.7 have no such limit"
+        "{layers} layers need {length} bytes of mount options and this kernel takes {MAX_OPTIONS}"
     )]
     TooManyLayers {
         /// The number of layers.
@@ -155,7 +155,10 @@ impl Overlay<'_> {
             MountAttrFlags::empty(),
         )
         .map_err(|source| explained("mount the overlay", source, &context))?;
-        Ok(Detached { handle })
+        Ok(Detached {
+            handle,
+            is_directory: false,
+        })
     }
 
     fn mount_by_options(&self, scratch: &Lower<'_>) -> Result<Detached, MountError> {
@@ -204,7 +207,10 @@ impl Overlay<'_> {
         let removed = unmount(&place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
         let handle = cloned.map_err(refused("detach the overlay"))?;
         removed.map_err(refused("unmount the overlay"))?;
-        Ok(Detached { handle })
+        Ok(Detached {
+            handle,
+            is_directory: false,
+        })
     }
 }
 
@@ -212,9 +218,22 @@ impl Overlay<'_> {
 #[derive(Debug)]
 pub(crate) struct Detached {
     handle: OwnedFd,
+    /// Whether it is a directory of another mount, with the flags of that.
+    is_directory: bool,
 }
 
 impl Detached {
+    /// The directory itself as a mount, without any layers.
+    pub(crate) fn directory(directory: &Lower<'_>) -> Result<Self, MountError> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let handle = open_tree(directory.parent, directory.name, flags)
+            .map_err(refused("mount a directory"))?;
+        Ok(Self {
+            handle,
+            is_directory: true,
+        })
+    }
+
     /// The root of the mounted tree.
     pub(crate) fn root(&self) -> BorrowedFd<'_> {
         self.handle.as_fd()
@@ -225,10 +244,18 @@ impl Detached {
         let flags =
             MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(self.handle.as_fd(), "", onto, "", flags)
-            .map_err(refused("attach the overlay"))?;
-        Ok(Attached {
+            .map_err(refused("attach the root file system"))?;
+        let place = descriptor_path(self.handle.as_fd());
+        let attached = Attached {
             handle: Some(self.handle),
-        })
+        };
+        if self.is_directory {
+            // The mount that it comes from may forbid devices and setuid programs.
+            mount_remount(place, MountFlags::BIND, "").map_err(refused(
+                "allow devices and setuid programs in the root file system",
+            ))?;
+        }
+        Ok(attached)
     }
 }
 
@@ -291,6 +318,10 @@ fn with_more(error: MountError, first: String) -> MountError {
         other => other,
     }
 }
+
+/// As many layers as one page of options holds, with handles of seven digits, which no kernel's
+/// default exceeds.
+pub(crate) const FITTING: usize = 180;
 
 /// One page, less the terminating zero.
 const MAX_OPTIONS: usize = 4095;

@@ -12,6 +12,8 @@ use rustix::fs::{AtFlags, StatxFlags, statx};
 pub(crate) struct Mount {
     /// The id that `statx` reports as `stx_mnt_id`.
     pub(crate) id: u64,
+    /// What of its file system is mounted.
+    pub(crate) root: PathBuf,
     /// Where it is mounted.
     pub(crate) point: PathBuf,
     /// The kind of file system, `overlay` for instance.
@@ -21,15 +23,18 @@ pub(crate) struct Mount {
 }
 
 impl Mount {
-    /// Whether this is an overlay whose mounter called its source `source`.
-    pub(crate) fn is_overlay_of(&self, source: &str) -> bool {
-        self.file_system == "overlay" && self.source == source
-    }
-
-    /// Whether this is the root file system of a bundle, in its place or bound to another.
-    pub(crate) fn is_bundle(&self) -> bool {
-        let source = self.source.as_encoded_bytes();
-        self.file_system == "overlay" && source.starts_with(BUNDLE.as_bytes())
+    /// The id of the bundle whose root file system this is, or a directory of that, in its place or
+    /// bound to another.
+    pub(crate) fn bundle(&self) -> Option<&str> {
+        if self.file_system == "overlay"
+            && let Some(id) = self.source.to_str()?.strip_prefix(BUNDLE)
+        {
+            return Some(id);
+        }
+        // A copy has no name of its own. Its directory has, which nobody makes twice.
+        let mut names = self.root.iter().skip_while(|name| *name != OVERLAYS);
+        let id = names.nth(1)?.to_str()?;
+        (names.next()? == COPY && id.len() == ID_LENGTH).then_some(id)
     }
 }
 
@@ -81,10 +86,12 @@ fn parse(text: &[u8]) -> Result<Vec<Mount>, MountInfoError> {
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
     let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-    let point = unescape(fields.nth(3)?);
+    let root = unescape(fields.nth(2)?);
+    let point = unescape(fields.next()?);
     fields.find(|field| *field == b"-")?;
     Some(Mount {
         id,
+        root: OsString::from_vec(root).into(),
         point: OsString::from_vec(point).into(),
         file_system: OsString::from_vec(unescape(fields.next()?)),
         source: OsString::from_vec(unescape(fields.next()?)),
@@ -111,6 +118,15 @@ fn octal(digits: &[u8]) -> Option<u8> {
 
 const BUNDLE: &str = "image-agent:";
 
+/// Where the directories of bundles are, in the work directory.
+pub(crate) const OVERLAYS: &str = "overlay";
+
+/// The root file system of a bundle that is no overlay, in the bundle's directory.
+pub(crate) const COPY: &str = "copy-of-all";
+
+/// The digits of the id of a bundle.
+const ID_LENGTH: usize = 32;
+
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 
 #[cfg(test)]
@@ -129,6 +145,7 @@ mod tests {
             mounts[1],
             Mount {
                 id: 46,
+                root: "/".into(),
                 point: "/run/a b/rootfs".into(),
                 file_system: "overlay".into(),
                 source: "image-agent:0f".into(),
@@ -136,6 +153,47 @@ mod tests {
         );
         assert_eq!(mounts[2].file_system, "fuse.some\tthing");
         assert_eq!(mounts[2].source, "");
+        assert_eq!(mounts[2].root, *"/sub\\x");
+    }
+
+    #[test]
+    fn the_bundle_of_a_mount_is_known_by_its_source_or_by_its_directory() {
+        let id = "0123456789abcdef0123456789abcdef";
+        for (root, file_system, source, expected) in [
+            ("/", "overlay", format!("image-agent:{id}"), Some(id)),
+            ("/bin", "overlay", format!("image-agent:{id}"), Some(id)),
+            ("/", "overlay", "overlay".to_owned(), None),
+            ("/", "tmpfs", format!("image-agent:{id}"), None),
+            (
+                &format!("/overlay/{id}/copy-of-all"),
+                "tmpfs",
+                String::new(),
+                Some(id),
+            ),
+            (
+                &format!("/run/work/overlay/{id}/copy-of-all/bin"),
+                "ext4",
+                String::new(),
+                Some(id),
+            ),
+            (
+                &format!("/overlay/{id}/upper"),
+                "tmpfs",
+                String::new(),
+                None,
+            ),
+            (&format!("/overlay/{id}"), "tmpfs", String::new(), None),
+            ("/overlay/0123/copy-of-all", "tmpfs", String::new(), None),
+        ] {
+            let mount = Mount {
+                id: 1,
+                root: root.into(),
+                point: "/".into(),
+                file_system: file_system.into(),
+                source: source.clone().into(),
+            };
+            assert_eq!(mount.bundle(), expected, "{root} {file_system} {source}");
+        }
     }
 
     #[test]

@@ -471,12 +471,12 @@ impl Agent {
         let Wanted {
             bundle, documents, ..
         } = wanted.clone();
-        let volatile = self.config.image_agent.store.volatile;
+        let settings = self.config.image_agent.store;
         let manifest_digest = *image.manifest_digest();
         // Were this future dropped while the blocking part runs, the bundle that it returns would
         // be dropped undelivered, and so be taken down again.
         let assembled = blocking(move || {
-            let assembled = bundle::assemble(reservation, &image, &layers, &bundle, volatile)?;
+            let assembled = bundle::assemble(reservation, &image, &layers, &bundle, settings)?;
             documents.keep();
             Ok(assembled)
         });

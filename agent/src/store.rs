@@ -41,7 +41,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::chain::ChainId;
 pub(crate) use self::collect::Listed;
-pub(crate) use self::copy::{copy_attributes, link_tree};
+pub(crate) use self::copy::{copy_attributes, copy_file, link_tree, open_within};
 pub(crate) use self::documents::Document;
 pub(crate) use self::implied::Implied;
 pub(crate) use self::overlay::{BundleRecord, OverlayDirectory, Progress};
@@ -51,7 +51,7 @@ pub(crate) use self::space::{Amount, Estimate, Shortage, size};
 #[cfg(test)]
 pub(crate) use self::verify::{Finding, Problem};
 use crate::handle::{FileId, MAX_RECORD, is_disk_full, open_directory, read_file, replace_file};
-use crate::mountinfo::MountInfoError;
+use crate::mountinfo::{MountInfoError, OVERLAYS};
 
 /// The work directory, opened.
 #[derive(Debug, Clone)]
@@ -202,7 +202,7 @@ impl Store {
             layers: part("layers")?,
             records: part("records")?,
             staging: part("staging")?,
-            overlay: part("overlay")?,
+            overlay: part(OVERLAYS)?,
             documents: part("documents")?,
             boot_id,
             is_private,

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use super::{BundleError, is_opaque};
 use crate::handle::open_directory;
-use crate::store::{Store, StoredLayer, copy_attributes};
+use crate::store::{Store, StoredLayer, copy_attributes, open_within};
 
 /// The layers of a bundle that can be seen in its mount, topmost first.
 pub(super) struct Layers<'a> {
@@ -100,42 +100,49 @@ impl Layers<'_> {
         Ok(())
     }
 
-    /// Looks at `path` in the layers that are visible above it, as overlayfs does.
     fn step<'a>(&self, path: &'a [u8], above: &[&'a StoredLayer]) -> Result<Step<'a>, BundleError> {
-        let mut step = Step {
+        let visible = self.visible(path, above)?;
+        Ok(Step {
             path,
-            visible: Vec::new(),
-            giver: None,
+            giver: visible.iter().copied().find(|layer| describes(layer, path)),
+            visible,
             is_made: false,
-        };
+        })
+    }
+
+    /// Looks for the directory at `path` in those layers in which the one above it is visible, as
+    /// overlayfs does: where it is visible, topmost first.
+    pub(super) fn visible<'l>(
+        &self,
+        path: &[u8],
+        above: &[&'l StoredLayer],
+    ) -> Result<Vec<&'l StoredLayer>, BundleError> {
+        let mut visible = Vec::new();
         for layer in above {
-            let tree = self.open(layer, b".")?;
-            let directory = match open_directory(tree.as_fd(), OsStr::from_bytes(path)) {
+            let tree = self.open(layer, b"")?;
+            let directory = match open_within(tree.as_fd(), Path::new(OsStr::from_bytes(path))) {
                 Ok(directory) => directory,
                 Err(Errno::NOENT) => continue,
                 // A whiteout, a file or a link: what lies below is hidden.
                 Err(Errno::NOTDIR | Errno::LOOP) => break,
                 Err(error) => return Err(self.io("open", layer, path)(error)),
             };
-            step.visible.push(layer);
-            if step.giver.is_none() && !layer.implied().contains(path) {
-                step.giver = Some(layer);
-            }
+            visible.push(*layer);
             let inspect = self.io("read the attributes of", layer, path);
             if is_opaque(directory.as_fd()).map_err(inspect)? {
                 break;
             }
         }
-        Ok(step)
+        Ok(visible)
     }
 
-    fn open(&self, layer: &StoredLayer, path: &[u8]) -> Result<OwnedFd, BundleError> {
+    pub(super) fn open(&self, layer: &StoredLayer, path: &[u8]) -> Result<OwnedFd, BundleError> {
         open_directory(self.store.layers(), layer.key())
-            .and_then(|tree| open_directory(tree.as_fd(), OsStr::from_bytes(path)))
+            .and_then(|tree| open_within(tree.as_fd(), Path::new(OsStr::from_bytes(path))))
             .map_err(self.io("open", layer, path))
     }
 
-    fn io(
+    pub(super) fn io(
         &self,
         action: &'static str,
         layer: &StoredLayer,
@@ -170,6 +177,17 @@ impl Step<'_> {
     }
 }
 
+/// Whose attributes the directory at `path` has, of the layers in which it is visible.
+pub(super) fn giver<'l>(visible: &[&'l StoredLayer], path: &[u8]) -> Option<&'l StoredLayer> {
+    let giver = visible.iter().find(|layer| describes(layer, path));
+    giver.or(visible.first()).copied()
+}
+
+/// Whether the layer has an entry for the directory at `path`, which it has.
+fn describes(layer: &StoredLayer, path: &[u8]) -> bool {
+    !layer.implied().contains(path)
+}
+
 /// What steers overlayfs belongs to one layer.
 pub(super) fn is_inheritable(attribute: &[u8]) -> bool {
     !attribute.starts_with(b"trusted.overlay.")
@@ -201,7 +219,11 @@ fn prefixes(path: &[u8]) -> impl Iterator<Item = &[u8]> {
         .chain(std::iter::once(path))
 }
 
-fn io(action: &'static str, tree: &Path, path: &[u8]) -> impl FnOnce(Errno) -> BundleError + use<> {
+pub(super) fn io(
+    action: &'static str,
+    tree: &Path,
+    path: &[u8],
+) -> impl FnOnce(Errno) -> BundleError + use<> {
     let path = tree.join(OsStr::from_bytes(path));
     move |error| BundleError::io(action, &path)(error.into())
 }

@@ -247,7 +247,7 @@ fn is_bundle(id: u64) -> Result<bool, BundleError> {
     let mounts =
         mountinfo::read().map_err(|error| BundleError::Store(StoreError::Mounts(error)))?;
     let mut mounts = mounts.iter();
-    Ok(mounts.any(|mount| mount.id == id && mount.is_bundle()))
+    Ok(mounts.any(|mount| mount.id == id && mount.bundle().is_some()))
 }
 
 /// Whether `directory` is `inner` or one of the directories above it, whatever names lead there.

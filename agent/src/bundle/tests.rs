@@ -9,6 +9,7 @@ use crate::spec::ROOTFS;
 use crate::store::Recovered;
 use crate::store::fixture::{Fixture, fetch, file, image, layer, list};
 
+mod flatten;
 mod inherit;
 mod recovery;
 
@@ -34,7 +35,7 @@ fn make(
     path: &BundlePath,
 ) -> Result<Bundle, BundleError> {
     let reservation = reserve(store, image, path, &record(image))?;
-    assemble(reservation, image, layers, path, false)
+    assemble(reservation, image, layers, path, StoreSettings::default())
 }
 
 struct Scene {

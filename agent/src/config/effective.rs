@@ -164,6 +164,7 @@ fn own(page: &mut Page, own: &Own) {
     page.entry("linger", own.store.linger.as_secs());
     page.entry("sync", own.store.sync);
     page.entry("volatile", own.store.volatile);
+    page.entry("copy_without_overlay", own.store.copy_without_overlay);
 }
 
 /// Lines of TOML.

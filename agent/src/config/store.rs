@@ -17,6 +17,9 @@ pub struct StoreSettings {
     /// Mount bundles so that the kernel never waits for the disk on behalf of what a container
     /// writes. Default false.
     pub volatile: bool,
+    /// Where no overlay can be mounted, as in a kernel without overlayfs, make a bundle of copies of
+    /// its layers instead, which takes time and as much room again. Default false: the pull fails.
+    pub copy_without_overlay: bool,
 }
 
 impl Default for StoreSettings {
@@ -25,6 +28,7 @@ impl Default for StoreSettings {
             linger: Duration::from_mins(5),
             sync: false,
             volatile: false,
+            copy_without_overlay: false,
         }
     }
 }
@@ -40,6 +44,7 @@ pub(super) fn read(section: Option<Section<'_>>) -> Result<StoreSettings, Config
     }
     settings.sync = section.flag("sync")?;
     settings.volatile = section.flag("volatile")?;
+    settings.copy_without_overlay = section.flag("copy_without_overlay")?;
     section.finish()?;
     Ok(settings)
 }
@@ -59,11 +64,13 @@ mod tests {
     #[test]
     fn keys_take_effect_and_what_is_not_said_has_a_default() {
         assert_eq!(parse("").unwrap(), StoreSettings::default());
-        let text = "[image_agent.store]\nlinger = 0\nsync = true\nvolatile = true\n";
+        let text = "[image_agent.store]\nlinger = 0\nsync = true\nvolatile = true\n\
+            copy_without_overlay = true\n";
         let expected = StoreSettings {
             linger: Duration::ZERO,
             sync: true,
             volatile: true,
+            copy_without_overlay: true,
         };
         assert_eq!(parse(text).unwrap(), expected);
     }

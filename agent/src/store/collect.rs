@@ -428,7 +428,13 @@ mod tests {
             while !coming_and_going.is_finished() {
                 let (_count, findings) = store.verify().unwrap();
                 assert_eq!(findings, []);
-                assert!(store.inventory().unwrap().iter().all(|it| it.proved.is_some()));
+                assert!(
+                    store
+                        .inventory()
+                        .unwrap()
+                        .iter()
+                        .all(|it| it.proved.is_some())
+                );
             }
         });
     }

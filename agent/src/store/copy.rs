@@ -1,16 +1,20 @@
-//! A second directory for a layer that occurs twice in an image, and the attributes of directories.
+//! A second directory for a layer that occurs twice in an image, and copies of files and of the
+//! attributes of directories.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags, fchmod, fchown, fgetxattr,
-    flistxattr, fsetxattr, fstat, futimens, linkat, mkdirat, statat,
+    AtFlags, FileType, Gid, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, Uid, XattrFlags,
+    chmodat, chownat, fchmod, fchown, fgetxattr, flistxattr, fsetxattr, fstat, futimens, linkat,
+    mkdirat, mknodat, openat2, readlinkat, seek, statat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 
-use crate::handle::{names, open_directory};
+use crate::handle::{PLAIN, create_file, names, open_directory};
 
 /// Makes `name` in `parent` a copy of the tree `from`: directories are new, everything in them is
 /// the same file under another name.
@@ -44,7 +48,7 @@ pub(crate) fn link_tree(
 }
 
 /// Opens the directory at `path` in a tree. That of a layer may be one byte too long for one call.
-pub(super) fn open_within(tree: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_within(tree: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
     match (path.parent(), path.file_name()) {
         (Some(parent), Some(name)) => match open_directory(tree, path) {
             Err(Errno::NAMETOOLONG) => open_directory(open_directory(tree, parent)?.as_fd(), name),
@@ -81,6 +85,64 @@ pub(crate) fn copy_attributes(
             fsetxattr(to, c_name, value, XattrFlags::empty())?;
         }
     }
+    futimens(to, &times(&stat))
+}
+
+/// Copies the file `name`, which is no directory, from one directory to another, with owner, mode,
+/// times and, where it has content, those extended attributes that `wanted` accepts by name.
+pub(crate) fn copy_file(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    name: &OsStr,
+    wanted: impl Fn(&[u8]) -> bool,
+) -> io::Result<()> {
+    let stat = statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    let is_link = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let original = File::from(openat2(from, name, flags, Mode::empty(), PLAIN)?);
+            let copy = File::from(create_file(to, name, Mode::RUSR | Mode::WUSR)?);
+            copy_content(&original, &copy)?;
+            return Ok(copy_attributes(original.as_fd(), copy.as_fd(), wanted)?);
+        }
+        FileType::Symlink => {
+            symlinkat(readlinkat(from, name, Vec::new())?, to, name)?;
+            true
+        }
+        node => {
+            mknodat(to, name, node, Mode::empty(), stat.st_rdev)?;
+            false
+        }
+    };
+    let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    let this = AtFlags::SYMLINK_NOFOLLOW;
+    chownat(to, name, Some(owner.0), Some(owner.1), this)?;
+    if !is_link {
+        // Nobody else can reach the directory, so that it is the node that was made here.
+        chmodat(to, name, mode, AtFlags::empty())?;
+    }
+    Ok(utimensat(to, name, &times(&stat), this)?)
+}
+
+/// Copies what is stored; where there is nothing but a hole, the copy has one too.
+fn copy_content(mut from: &File, mut to: &File) -> io::Result<()> {
+    to.set_len(from.metadata()?.len())?;
+    let mut end = 0;
+    loop {
+        let data = match seek(from, SeekFrom::Data(end)) {
+            Err(Errno::NXIO) => return Ok(()),
+            found => found?,
+        };
+        end = seek(from, SeekFrom::Hole(data))?;
+        for file in [from, to] {
+            seek(file, SeekFrom::Start(data))?;
+        }
+        io::copy(&mut from.by_ref().take(end.saturating_sub(data)), &mut to)?;
+    }
+}
+
+fn times(stat: &Stat) -> Timestamps {
     let time = |seconds, nanoseconds| {
         let tv_nsec = i64::try_from(nanoseconds).unwrap_or_default();
         Timespec {
@@ -88,11 +150,10 @@ pub(crate) fn copy_attributes(
             tv_nsec,
         }
     };
-    let times = Timestamps {
+    Timestamps {
         last_access: time(stat.st_atime, stat.st_atime_nsec),
         last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-    };
-    futimens(to, &times)
+    }
 }
 
 /// Whether an attribute belongs to the file, and not to the security module of this kernel.
@@ -107,7 +168,7 @@ const MAX_ATTRIBUTE: usize = 65536;
 mod tests {
     use std::os::unix::fs::{MetadataExt as _, symlink};
 
-    use rustix::fs::{CWD, OFlags, mknodat};
+    use rustix::fs::CWD;
 
     use super::*;
     use crate::store::fixture::{alone, with_descriptors_left};

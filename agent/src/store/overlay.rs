@@ -128,6 +128,11 @@ impl OverlayDirectory {
         }))
     }
 
+    /// The bundle's id, which is the directory's name.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
     /// What the list of mounts calls the bundle's file system.
     pub(crate) fn mount_source(&self) -> String {
         bundle_source(&self.id)

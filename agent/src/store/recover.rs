@@ -86,7 +86,7 @@ impl Store {
         }
         // Read under the lock: a bundle is mounted before its directory is unlocked.
         let mut mounts = read_mounts().map_err(StoreError::Mounts)?;
-        mounts.retain(|mount| mount.is_overlay_of(&directory.mount_source()));
+        mounts.retain(|mount| mount.bundle() == Some(id));
         if found.is_delivered() && !mounts.is_empty() {
             return Ok(Some(Outcome::Kept));
         }
@@ -112,7 +112,7 @@ impl Store {
         seen: &Seen,
     ) -> Result<bool, StoreError> {
         match found {
-            _ if seen.has(directory) => Ok(true),
+            _ if seen.0.contains(directory.id()) => Ok(true),
             Found::Record(record) => self.is_elsewhere(record),
             Found::Nothing | Found::Unknown { .. } => Ok(false),
         }
@@ -232,17 +232,13 @@ impl Recovered {
 /// Reads the list of mounts.
 type ReadMounts<'a> = dyn Fn() -> Result<Vec<Mount>, MountInfoError> + 'a;
 
-/// The bundles that were mounted when the clean-up began, by the source of their mounts.
-struct Seen(HashSet<OsString>);
+/// The bundles that were mounted when the clean-up began, by id.
+struct Seen(HashSet<String>);
 
 impl Seen {
     fn in_list(mounts: &[Mount]) -> Self {
-        let bundles = mounts.iter().filter(|mount| mount.is_bundle());
-        Self(bundles.map(|mount| mount.source.clone()).collect())
-    }
-
-    fn has(&self, directory: &OverlayDirectory) -> bool {
-        self.0.contains(OsStr::new(&directory.mount_source()))
+        let bundles = mounts.iter().filter_map(Mount::bundle);
+        Self(bundles.map(str::to_owned).collect())
     }
 }
 
