@@ -45,7 +45,7 @@ async fn a_slow_pull_holds_up_nobody() {
     let slow_reference = registry.push("slow:1", &slow);
     registry.arm(
         &slow.blobs[1].0,
-        Fault::Slow(20, Duration::from_millis(150)),
+        Fault::Slow(20, Duration::from_millis(500)),
     );
     let (client, path) = (daemon.client(), guest.bundle("slow").display().to_string());
     let slow_call = tokio::spawn(async move { client.pull(&slow_reference, &path).await });

@@ -8,6 +8,7 @@
 )]
 
 mod across;
+mod beside;
 mod bundle;
 mod cli;
 mod concurrent;

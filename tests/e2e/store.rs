@@ -1,18 +1,22 @@
 //! Layers are fetched once, outlive the callers that gave up, and are believed only where the host
 //! cannot write.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use kit::archive::Archive;
+use kit::archive::{Archive, Entry};
 use kit::client::{CallError, Client, Code};
+use kit::cosign::{Claim, signature_image, signature_tag};
 use kit::guest::{Daemon, Guest};
 use kit::hostile::{Fault, Hostile};
 use kit::image::{Format, Image, Layer, host_architecture};
 use kit::programs::run;
+use kit::scene::{KEY, Scene};
+use serde_json::json;
+use tar::EntryType;
 use tokio::task::JoinHandle;
 
-use super::{assert_says, content, trusting_guest};
+use super::{DENIED, assert_says, content, trusting_guest};
 
 /// A layer of bytes that cannot be compressed.
 pub(crate) fn noise(name: &str, words: u32) -> Layer {
@@ -73,16 +77,14 @@ async fn three_short_deadlines_bring_an_image_whose_bytes_are_fetched_once() {
     let layers = ["a", "b"].map(|name| noise(name, 100_000));
     let image = Image::of(layers).build();
     let reference = registry.push("app:1", &image);
+    let (piece, pause) = (10_000, Duration::from_millis(100));
     for (digest, _) in image.blobs.iter().skip(1) {
-        registry.arm(digest, Fault::Slow(10_000, Duration::from_millis(75)));
+        registry.arm(digest, Fault::Slow(piece, pause));
     }
-    let undisturbed = trusting_guest(&registry.host());
-    let began = Instant::now();
-    let daemon = undisturbed.start().await;
-    daemon.delivers(&reference, &undisturbed.bundle("c1")).await;
-    let whole = began.elapsed();
+    // No machine is faster than the registry.
+    let pieces = image.blobs[1].1.len().div_ceil(piece);
+    let whole = pause * u32::try_from(pieces).unwrap();
     assert!(whole > Duration::from_secs(3), "{whole:?}");
-    drop(daemon);
 
     // The second retry may be for the same bundle as the first or for another.
     for bundles in [["c1", "c1", "c1"], ["c1", "c2", "c3"]] {
@@ -96,7 +98,7 @@ async fn three_short_deadlines_bring_an_image_whose_bytes_are_fetched_once() {
             let bundle = guest.bundle(bundle);
             answers.push(pull_within(&client, &reference, &bundle, whole / 3).await);
             // What a kubelet waits before it tries again is more.
-            tokio::time::sleep(whole / 10).await;
+            tokio::time::sleep(whole / 8).await;
         }
         for answer in &answers[..2] {
             // On a busy machine the caller is sometimes faster than the answer.
@@ -205,7 +207,9 @@ async fn a_fetch_that_failed_is_no_verdict_on_who_had_joined_it() {
     let reference = registry.push("app:1", &image);
     registry.arm_times(&image.blobs[1].0, Fault::StallAfter(30_000), 1);
     let first = spawn_pull(&daemon, &reference, &guest.bundle("c1"));
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    while fetched(&registry, &image) == [0] {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let second = spawn_pull(&daemon, &reference, &guest.bundle("c2"));
     assert_eq!(second.await.unwrap(), Ok(image.digest()));
     // The first may try again on its own account.
@@ -224,7 +228,10 @@ async fn a_second_pull_costs_one_request_and_little_time() {
     let reference = registry.push("app:1", &index);
     daemon.delivers(&reference, &guest.bundle("c0")).await;
     let mut times = Vec::new();
-    for number in 1..8 {
+    // Other tests share the processors; the best is the daemon's own.
+    while !times.iter().any(|time| *time < SECOND_PULL) {
+        let number = times.len() + 1;
+        assert!(number < 50, "{times:?}");
         registry.disarm();
         let began = Instant::now();
         let digest = daemon
@@ -234,22 +241,84 @@ async fn a_second_pull_costs_one_request_and_little_time() {
         assert_eq!(digest, chosen.digest());
         assert_eq!(registry.requests(), ["GET /v2/app/manifests/1"]);
     }
-    // Other tests share the processors; the best is the daemon's own.
-    assert!(
-        times.iter().min().unwrap() < &Duration::from_millis(30),
-        "{times:?}"
-    );
     // A document that is not what its digest says is fetched again.
     for file in std::fs::read_dir(guest.work().join("documents")).unwrap() {
         std::fs::write(file.unwrap().path(), "damaged").unwrap();
     }
     registry.disarm();
-    daemon.delivers(&reference, &guest.bundle("c8")).await;
+    daemon.delivers(&reference, &guest.bundle("last")).await;
     assert_eq!(registry.requests().len(), 3, "{:?}", registry.requests());
 }
 
+/// What a pull may take whose layers are there.
+const SECOND_PULL: Duration = Duration::from_millis(30);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_pull_asks_for_the_manifest_and_what_the_policy_needs_and_decides_anew() {
+    let scene = Scene::start().await;
+    let registry = Hostile::start().await;
+    let signed = json!([{"type": "sigstoreSigned", "keyPath": format!("kbs:///{KEY}")}]);
+    scene.set_policy(&json!({
+        "default": [{"type": "reject"}],
+        "transports": {"docker": {registry.host(): signed}},
+    }));
+    let mut guest = scene.guest();
+    guest.settings = guest.settings.clone().insecure_registry(&registry.host());
+    let image = Image::of([noise("a", 1000), noise("b", 2000)]).build();
+    let reference = registry.push("app:1", &image);
+    let claim = Claim::of(&format!("{}/app", registry.host()), &image.digest());
+    let signature = signature_image([scene.key.attest(&claim)]);
+    let tag = signature_tag(&image.digest());
+    registry.push(&format!("app:{tag}"), &signature);
+    let daemon = guest.start().await;
+    daemon.delivers(&reference, &guest.bundle("c0")).await;
+    let mut times = Vec::new();
+    while !times.iter().any(|time| *time < SECOND_PULL) {
+        let number = times.len() + 1;
+        assert!(number < 50, "{times:?}");
+        registry.disarm();
+        let before = scene.kbs.requests();
+        let began = Instant::now();
+        let bundle = guest.bundle(&format!("c{number}"));
+        daemon.delivers(&reference, &bundle).await;
+        times.push(began.elapsed());
+        let expected = [
+            "GET /v2/app/manifests/1".to_owned(),
+            format!("GET /v2/app/manifests/{tag}"),
+            format!("GET /v2/app/blobs/{}", signature.blobs[1].0),
+        ];
+        assert_eq!(registry.requests(), expected);
+        let after = scene.kbs.requests();
+        let more = |field: fn(&kit::kbs::Requests) -> usize| field(&after) - field(&before);
+        let asked = (more(|it| it.auth), more(|it| it.attest), more(|it| it.get));
+        assert_eq!(asked, (0, 0, 2), "policy and key");
+    }
+    registry.disarm();
+    scene.set_policy(&json!({"default": [{"type": "reject"}]}));
+    let refusal = daemon.refuses(&reference, &guest.bundle("denied")).await;
+    assert_says("rejected since", &refusal.message, &[DENIED]);
+    assert_eq!(registry.requests(), ["GET /v2/app/manifests/1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_that_cannot_be_made_is_the_fault_of_its_layer() {
+    let registry = Hostile::start().await;
+    let guest = trusting_guest(&registry.host());
+    let daemon = guest.start().await;
+    let root = Entry::new("./", EntryType::Directory).attribute("security.capability", "none");
+    let image = super::image_of(Archive::new().entry(&root));
+    let reference = registry.push("app:1", &image);
+    let refusal = daemon.refuses(&reference, &guest.bundle("c1")).await;
+    let words = [
+        "unpack",
+        "the guest cannot write the layer",
+        &image.blobs[1].0,
+    ];
+    assert_says("root", &refusal.message, &words);
+}
+
 /// Mounts a disk of its own, which any host could write, on the guest's work directory.
-fn mount_disk(guest: &Guest, name: &str) {
+fn mount_disk(guest: &Guest, name: &str) -> PathBuf {
     let file = guest.path().join("tmp").join(name);
     let disk = std::fs::File::create(&file).unwrap();
     disk.set_len(64 << 20).unwrap();
@@ -261,6 +330,39 @@ fn mount_disk(guest: &Guest, name: &str) {
         .args(["-o", "loop"])
         .arg(&file)
         .arg(guest.work()));
+    file
+}
+
+/// What is on the disk when the power fails is what a copy of it has: the rest is in memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_is_on_the_disk_before_it_counts_as_there_if_that_is_configured() {
+    let registry = Hostile::start().await;
+    let mut guest = trusting_guest(&registry.host());
+    guest.settings = guest
+        .settings
+        .clone()
+        .with("image_agent.danger_host_writable_store", true)
+        .with("image_agent.store.sync", true);
+    let disk = mount_disk(&guest, "disk");
+    let reference = registry.push("app:1", &Image::small("durable"));
+    let daemon = guest.start().await;
+    daemon.delivers(&reference, &guest.bundle("c1")).await;
+    let (copy, after) = (
+        guest.path().join("tmp/copy"),
+        guest.path().join("tmp/after"),
+    );
+    std::fs::copy(disk, &copy).unwrap();
+    std::fs::create_dir(&after).unwrap();
+    run(std::process::Command::new("mount")
+        .args(["-o", "loop"])
+        .args([&copy, &after]));
+    let layers = std::fs::read_dir(after.join("layers")).unwrap();
+    let layers: Vec<_> = layers.map(|layer| layer.unwrap().path()).collect();
+    assert_eq!(layers.len(), 1);
+    let mark = std::fs::read_to_string(layers[0].join("etc/mark")).unwrap();
+    assert_eq!(mark, "durable");
+    assert_eq!(std::fs::read_dir(after.join("records")).unwrap().count(), 1);
+    rustix::mount::unmount(&after, rustix::mount::UnmountFlags::empty()).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -315,7 +417,7 @@ async fn a_disk_that_the_host_can_write_is_believed_by_the_process_that_wrote_it
         rustix::mount::unmount(rootfs, rustix::mount::UnmountFlags::empty()).unwrap();
     }
     let mut daemon = guest.start().await;
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(10);
     let layers = || {
         std::fs::read_dir(guest.work().join("layers"))
             .unwrap()
@@ -343,6 +445,10 @@ async fn the_store_is_looked_after_by_hand() {
         daemon.delivers(&reference, &guest.bundle(name)).await;
     }
     let rootfs = guest.bundle("gone").join("rootfs");
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mut mounts = mounts.lines();
+    let mount = mounts.find(|line| line.contains(rootfs.to_str().unwrap()));
+    assert!(mount.unwrap().contains("volatile"), "{mount:?}");
     rustix::mount::unmount(rootfs, rustix::mount::UnmountFlags::empty()).unwrap();
     let config = guest.path().join("cdh.toml");
     let store = |command: &str| -> serde_json::Value {
