@@ -1,7 +1,7 @@
 //! Several layers as one plain directory, which shows what an overlay of them would.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -138,9 +138,10 @@ impl Flat<'_> {
     ) -> Result<(), BundleError> {
         let name = path.file_name().unwrap_or_default();
         let id = (stat.st_dev, stat.st_ino);
-        if let Some(first) = self.copies.get(&id) {
-            let parent = self.open(first.parent().unwrap_or(Path::new("")))?;
-            let first = first.file_name().unwrap_or(OsStr::new(""));
+        if let Some(first) = self.copies.get(&id)
+            && let (Some(parent), Some(first)) = (first.parent(), first.file_name())
+        {
+            let parent = self.open(parent)?;
             return linkat(&parent, first, to, name, AtFlags::empty()).map_err(io(
                 "link",
                 self.to_path,

@@ -180,7 +180,7 @@ impl Step<'_> {
 /// Whose attributes the directory at `path` has, of the layers in which it is visible.
 pub(super) fn giver<'l>(visible: &[&'l StoredLayer], path: &[u8]) -> Option<&'l StoredLayer> {
     let giver = visible.iter().find(|layer| describes(layer, path));
-    giver.or(visible.first()).copied()
+    giver.or_else(|| visible.first()).copied()
 }
 
 /// Whether the layer has an entry for the directory at `path`, which it has.
