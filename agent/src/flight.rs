@@ -39,8 +39,24 @@ struct Flight {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     UnderWay,
+    Ended(End),
+}
+
+/// What those who joined a flight are told of its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// What it brings is there.
     Landed,
+    /// There was no space left, which is so for everybody.
+    OutOfSpace,
+    /// It failed for a reason that may be its leader's own.
     Failed,
+}
+
+/// What the end of a flight depends on when it fails.
+pub(crate) trait Failure: std::error::Error + Send + 'static {
+    /// Whether there was no space left.
+    fn is_disk_full(&self) -> bool;
 }
 
 /// A caller's part in a flight.
@@ -119,10 +135,16 @@ impl Flight {
 pub(crate) struct Passenger(watch::Receiver<State>);
 
 impl Passenger {
-    /// Waits for the end; whether it is a good one.
-    pub(crate) async fn landed(mut self) -> bool {
-        let state = self.0.wait_for(|state| *state != State::UnderWay).await;
-        state.is_ok_and(|state| *state == State::Landed)
+    /// Waits for the end.
+    pub(crate) async fn end(mut self) -> End {
+        match self.0.wait_for(|state| *state != State::UnderWay).await {
+            Ok(state) => match *state {
+                State::Ended(end) => end,
+                State::UnderWay => End::Failed,
+            },
+            // The flight is gone without a word.
+            Err(_closed) => End::Failed,
+        }
     }
 }
 
@@ -139,7 +161,7 @@ impl<K: Key> Departure<K> {
             inner: Arc::clone(&flights.0),
             key,
             flight,
-            state: State::Failed,
+            end: End::Failed,
         };
         Self { landing, passenger }
     }
@@ -151,7 +173,7 @@ impl<K: Key> Departure<K> {
     ) -> Result<T, E>
     where
         T: Send + 'static,
-        E: std::error::Error + Send + 'static,
+        E: Failure,
     {
         let Self { landing, passenger } = self;
         let result = tokio::spawn(attend(landing, Box::pin(work))).await;
@@ -170,20 +192,23 @@ impl<K: Key> Departure<K> {
 }
 
 /// Runs `work` until it ends or nobody wants it any more.
-async fn attend<K: Key, T, E: std::error::Error + 'static>(
+async fn attend<K: Key, T, E: Failure>(
     mut landing: Landing<K>,
     work: Pin<Box<impl Future<Output = Result<T, E>>>>,
 ) -> Option<Result<T, E>> {
     tokio::select! {
         biased;
         result = work => {
-            match &result {
-                Ok(_) => landing.state = State::Landed,
-                Err(error) if landing.flight.state.receiver_count() == 0 => {
-                    let (key, error) = (&landing.key, chain(error));
-                    tracing::warn!(?key, error, "work that its callers left has failed");
-                }
-                Err(_the_caller_is_told) => {}
+            landing.end = match &result {
+                Ok(_) => End::Landed,
+                Err(error) if error.is_disk_full() => End::OutOfSpace,
+                Err(_) => End::Failed,
+            };
+            if let Err(error) = &result
+                && landing.flight.state.receiver_count() == 0
+            {
+                let (key, error) = (&landing.key, chain(error));
+                tracing::warn!(?key, error, "work that its callers left has failed");
             }
             Some(result)
         }
@@ -199,7 +224,7 @@ struct Landing<K: Key> {
     inner: Arc<Inner<K>>,
     key: K,
     flight: Arc<Flight>,
-    state: State,
+    end: End,
 }
 
 impl<K: Key> Landing<K> {
@@ -233,7 +258,7 @@ impl<K: Key> Landing<K> {
 impl<K: Key> Drop for Landing<K> {
     fn drop(&mut self) {
         self.forget(&mut self.inner.lock());
-        self.flight.state.send_replace(self.state);
+        self.flight.state.send_replace(State::Ended(self.end));
     }
 }
 
@@ -249,6 +274,22 @@ mod tests {
     #[derive(Debug, PartialEq, thiserror::Error)]
     #[error("lost")]
     struct Lost;
+
+    impl Failure for Lost {
+        fn is_disk_full(&self) -> bool {
+            false
+        }
+    }
+
+    #[derive(Debug, PartialEq, thiserror::Error)]
+    #[error("full")]
+    struct Full;
+
+    impl Failure for Full {
+        fn is_disk_full(&self) -> bool {
+            true
+        }
+    }
 
     fn lead(flights: &Flights<&'static str>) -> Departure<&'static str> {
         match flights.board("layer") {
@@ -270,20 +311,27 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_comes_while_it_is_under_way_joins_and_is_told_the_end() {
-        for (outcome, is_landed) in [(Ok(7), true), (Err(Lost), false)] {
-            let flights = flights(0);
-            let (end, ended) = oneshot::channel();
-            let leading = tokio::spawn(lead(&flights).fly(async move { ended.await.unwrap() }));
-            assert!(flights.is_under_way(&"layer"));
-            let passengers = [join(&flights), join(&flights)].map(Passenger::landed);
-            end.send(outcome).unwrap();
-            assert_eq!(leading.await.unwrap().is_ok(), is_landed);
-            for passenger in passengers {
-                assert_eq!(passenger.await, is_landed);
-            }
-            assert!(!flights.is_under_way(&"layer"));
-            drop(lead(&flights));
+        told(Ok::<_, Lost>(7), End::Landed).await;
+        told(Err(Lost), End::Failed).await;
+        told(Err(Full), End::OutOfSpace).await;
+    }
+
+    /// That a flight with this `outcome` has this `end` for those who joined it.
+    async fn told<E: Failure>(outcome: Result<i32, E>, end: End) {
+        let flights = flights(0);
+        let is_landed = outcome.is_ok();
+        let (finish, finished) = oneshot::channel();
+        let work = async move { finished.await.unwrap_or_else(|_gone| panic!("a defect")) };
+        let leading = tokio::spawn(lead(&flights).fly(work));
+        assert!(flights.is_under_way(&"layer"));
+        let passengers = [join(&flights), join(&flights)].map(Passenger::end);
+        assert!(finish.send(outcome).is_ok());
+        assert_eq!(leading.await.unwrap().is_ok(), is_landed);
+        for passenger in passengers {
+            assert_eq!(passenger.await, end);
         }
+        assert!(!flights.is_under_way(&"layer"));
+        drop(lead(&flights));
     }
 
     #[tokio::test]
@@ -303,7 +351,7 @@ mod tests {
             match flights.board("layer") {
                 Boarding::Join(passenger) => {
                     assert!(is_there, "{case}");
-                    assert!(passenger.landed().await, "{case}");
+                    assert_eq!(passenger.end().await, End::Landed, "{case}");
                 }
                 Boarding::Lead(_) => assert!(!is_there, "{case}"),
             }
@@ -337,7 +385,7 @@ mod tests {
         let leading = tokio::spawn(lead(&flights).fly::<(), Lost>(work));
         let passenger = join(&flights);
         assert!(leading.await.unwrap_err().is_panic());
-        assert!(!passenger.landed().await);
+        assert_eq!(passenger.end().await, End::Failed);
         drop(lead(&flights));
     }
 
@@ -347,7 +395,7 @@ mod tests {
         let departure = lead(&flights);
         let passenger = join(&flights);
         drop(departure);
-        assert!(!passenger.landed().await);
+        assert_eq!(passenger.end().await, End::Failed);
         drop(lead(&flights));
     }
 
@@ -359,6 +407,6 @@ mod tests {
         let passenger = join(&flights);
         drop(first);
         assert_eq!(second.fly(async { Ok::<_, Lost>(1) }).await, Ok(1));
-        assert!(passenger.landed().await);
+        assert_eq!(passenger.end().await, End::Landed);
     }
 }

@@ -18,7 +18,7 @@ use crate::blocking::blocking;
 use crate::bundle::View;
 use crate::config::Own;
 use crate::error::Error;
-use crate::flight::{Boarding, Flights};
+use crate::flight::{Boarding, End, Failure, Flights};
 use crate::progress::{Listener, Progress};
 use crate::registry::{BlobReader, RegistryError, Source, blob_channel};
 use crate::store::{ChainId, Store, StoreError, StoreId, StoredLayer};
@@ -187,19 +187,29 @@ impl Layers {
             store: pull.store.id().map_err(Error::Store)?,
             layer: pull.store.key_of(&layer, chain.as_ref()),
         };
-        let (layer, departure) = match self.flights.board(key.clone()) {
-            Boarding::Lead(departure) => (layer, departure),
-            Boarding::Join(passenger) => {
-                let landed = passenger.landed().await;
-                let (layer, stored) = look_up(pull.store, layer, chain).await;
-                if let Some(stored) = stored? {
-                    return pull.take(&layer, stored);
-                }
-                // Others have another registry, or other credentials: theirs has failed, and ours
-                // is tried without waiting for anybody.
-                tracing::info!(landed, layer = %layer.blob().digest(), "a joined flight has failed");
-                (layer, self.flights.lead(key))
+        let (mut layer, mut joined) = (layer, 0);
+        let departure = loop {
+            // Others have another registry, or other credentials: when theirs have failed often
+            // enough, ours are tried without waiting for anybody.
+            if joined == PATIENCE {
+                break self.flights.lead(key);
             }
+            let passenger = match self.flights.board(key.clone()) {
+                Boarding::Lead(departure) => break departure,
+                Boarding::Join(passenger) => passenger,
+            };
+            let end = passenger.end().await;
+            let stored;
+            (layer, stored) = look_up(pull.store, layer, chain.clone()).await;
+            if let Some(stored) = stored? {
+                return pull.take(&layer, stored);
+            }
+            tracing::info!(?end, layer = %layer.blob().digest(), "a joined flight has failed");
+            if end == End::OutOfSpace {
+                // Room has to be made first, or all who joined would fill the disk together.
+                return Err(Error::Store(pull.store.disk_full()));
+            }
+            joined += 1;
         };
         let flight = Flight {
             store: pull.store.clone(),
@@ -277,6 +287,8 @@ impl Flight {
         let chain = self.onto.as_ref().map(|onto| onto.chain.clone());
         let (layer, stored) = look_up(&self.store, layer, chain).await;
         if let Some(stored) = stored? {
+            let spent = self.budget.spend(stored.content_bytes());
+            spent.map_err(|source| unpack_error(&layer, source))?;
             return Ok(stored);
         }
         let descriptor = layer.blob().clone();
@@ -386,6 +398,12 @@ fn unpack_error(layer: &Approved<Layer>, source: rootfs::Error) -> Error {
     }
 }
 
+impl Failure for Error {
+    fn is_disk_full(&self) -> bool {
+        Self::is_disk_full(self)
+    }
+}
+
 /// Cancels an unpacking that nobody waits for.
 struct CancelOnDrop(Arc<Cancel>);
 
@@ -394,3 +412,7 @@ impl Drop for CancelOnDrop {
         self.0.request();
     }
 }
+
+/// How many flights of others a pull waits for. One that fails is not the last: of those who joined
+/// it one leads the next, so that they do not all fetch the layer at once.
+const PATIENCE: u32 = 2;

@@ -422,7 +422,7 @@ impl Agent {
                 Err(error) if error.is_disk_full() => error,
                 other => return other,
             };
-            if has_made_room || !room::make_all(&wanted.store, &image).await? {
+            if has_made_room || !room::make_all(&wanted.store, &image, free).await? {
                 return Err(room::was_too_small(&wanted.store, free, error));
             }
             has_made_room = true;

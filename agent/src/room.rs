@@ -24,17 +24,25 @@ pub(crate) async fn make(
     blocking(move || make_now(&store, &image, &under_way)).await
 }
 
-/// Removes every layer that no bundle uses and that is not one of `image`; whether there were any.
-pub(crate) async fn make_all(store: &Store, image: &Arc<Approved<Image>>) -> Result<bool, Error> {
+/// Removes every layer that no bundle uses and that is not one of `image`; whether there is more
+/// free than the `free` of before, whoever has seen to that.
+pub(crate) async fn make_all(
+    store: &Store,
+    image: &Arc<Approved<Image>>,
+    free: Amount,
+) -> Result<bool, Error> {
     let (store, image) = (store.clone(), Arc::clone(image));
     let everything = Amount {
         bytes: u64::MAX,
         inodes: u64::MAX,
     };
-    let collect = move || store.collect(&keys(&store, &image), everything);
-    let collected = blocking(collect).await.map_err(Error::Store)?;
-    info!(?collected, "the disk was full");
-    Ok(collected.layers > 0)
+    let collect = move || {
+        let collected = store.collect(&keys(&store, &image), everything)?;
+        Ok((collected, store.free()?))
+    };
+    let (collected, now) = blocking(collect).await.map_err(Error::Store)?;
+    info!(?collected, ?now, "the disk was full");
+    Ok(collected.layers > 0 || !free.covers(now))
 }
 
 /// What `error` comes to: the disk had `free`, and that was too little.

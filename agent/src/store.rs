@@ -358,6 +358,12 @@ impl Store {
             .any(|onto| self.key_of(layer, *onto) == stored.key)
     }
 
+    /// That there is no space left.
+    pub(crate) fn disk_full(&self) -> StoreError {
+        let path = self.inner.path.clone();
+        StoreError::DiskFull { path }
+    }
+
     fn has_tree(&self, key: &str) -> Result<bool, StoreError> {
         match open_directory(self.layers(), key) {
             Ok(_) => Ok(true),

@@ -1,6 +1,6 @@
 //! Guests that are too small for an image, and guests that are full of what nobody uses.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kit::archive::Archive;
 use kit::client::Code;
@@ -121,4 +121,27 @@ async fn a_disk_that_is_full_half_way_is_told_and_unused_layers_give_way() {
     daemon.delivers(&fits, &guest.bundle("c2")).await;
     let size = std::fs::metadata(guest.bundle("c2").join("rootfs/zeros"));
     assert_eq!(size.unwrap().len(), 10_000_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_at_once_make_room_once_and_all_get_it() {
+    let registry = Hostile::start().await;
+    let guest = small_guest(&registry, "size=24m");
+    let daemon = guest.start().await;
+    let other = registry.push("other:1", &Image::of([noise("other", 2_000_000)]).build());
+    daemon.delivers(&other, &guest.bundle("other")).await;
+    take_down(&guest.bundle("other"));
+    // It fits once, and only without what nobody uses.
+    let layer = Layer::gzip(Archive::new().file("zeros", vec![0; 20_000_000]));
+    let image = Image::of([layer]).build();
+    let reference = registry.push("app:1", &image);
+    let bundles: Vec<_> = (0..4)
+        .map(|number| guest.bundle(&format!("c{number}")))
+        .collect();
+    let pull = |bundle: &PathBuf| super::restart::spawn_pull(&daemon, &reference, bundle);
+    let calls: Vec<_> = bundles.iter().map(pull).collect();
+    for call in calls {
+        assert_eq!(call.await.unwrap(), Ok(image.digest()), "{}", daemon.log());
+    }
+    assert_eq!(guest.mounts().len(), 1 + bundles.len());
 }

@@ -218,6 +218,30 @@ async fn a_fetch_that_failed_is_no_verdict_on_who_had_joined_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_those_who_joined_a_fetch_that_failed_one_fetches_again() {
+    let registry = Hostile::start().await;
+    let mut guest = trusting_guest(&registry.host());
+    guest.settings = guest.settings.clone().with("image_agent.timeouts.idle", 4);
+    let daemon = guest.start().await;
+    let image = Image::of([noise("a", 40_000)]).build();
+    let reference = registry.push("app:1", &image);
+    let blob = &image.blobs[1].0;
+    registry.arm_times(blob, Fault::StallAfter(30_000), 1);
+    // What is asked for again takes long enough to be joined.
+    registry.arm(blob, Fault::Slow(10_000, Duration::from_millis(100)));
+    let calls: Vec<_> = (0..5)
+        .map(|number| spawn_pull(&daemon, &reference, &guest.bundle(&format!("c{number}"))))
+        .collect();
+    let mut delivered = 0;
+    for call in calls {
+        delivered += u32::from(call.await.unwrap() == Ok(image.digest()));
+    }
+    // The leader of the first may have tried again on its own account.
+    assert!(delivered >= 4, "{}", daemon.log());
+    assert_eq!(fetched(&registry, &image), [2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_pull_costs_one_request_and_little_time() {
     let registry = Hostile::start().await;
     let guest = trusting_guest(&registry.host());
