@@ -72,7 +72,7 @@ async fn a_pull_never_loses_the_layer_that_it_has_just_found() {
                     let bundle = guest.bundle(&format!("c{number}"));
                     daemon.delivers(&reference, &bundle).await;
                     assert_eq!(content(&bundle, "etc/mark"), "found");
-                    unmount(bundle.join("rootfs"), UnmountFlags::empty()).unwrap();
+                    unmount(bundle.join("rootfs"), UnmountFlags::DETACH).unwrap();
                     if Instant::now() > until {
                         return;
                     }

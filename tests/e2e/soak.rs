@@ -101,7 +101,7 @@ async fn kill_at_any_moment_is_recovered_from() {
 
 /// Takes the bundle down as kata does, and fails unless its work directory becomes empty.
 fn assert_nothing_leaks(guest: &Guest, bundle: &Path, work: &Path, case: &str) {
-    unmount(bundle.join("rootfs"), UnmountFlags::empty()).unwrap();
+    unmount(bundle.join("rootfs"), UnmountFlags::DETACH).unwrap();
     let config = guest.path().join("cdh.toml");
     run(guest.program().args(["store", "verify", "-c"]).arg(&config));
     run(guest.program().args(["store", "gc", "-c"]).arg(&config));

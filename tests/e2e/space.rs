@@ -24,7 +24,7 @@ fn small_guest(registry: &Hostile, options: &str) -> Guest {
 }
 
 fn take_down(bundle: &Path) {
-    unmount(bundle.join("rootfs"), UnmountFlags::empty()).unwrap();
+    unmount(bundle.join("rootfs"), UnmountFlags::DETACH).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -296,16 +296,13 @@ async fn a_second_pull_asks_for_the_manifest_and_what_the_policy_needs_and_decid
     registry.push(&format!("app:{tag}"), &signature);
     let daemon = guest.start().await;
     daemon.delivers(&reference, &guest.bundle("c0")).await;
-    let mut times = Vec::new();
-    while !times.iter().any(|time| *time < SECOND_PULL) {
-        let number = times.len() + 1;
-        assert!(number < 50, "{times:?}");
+    let began = processor_time(&daemon);
+    let count = 20;
+    for number in 1..=count {
         registry.disarm();
         let before = scene.kbs.requests();
-        let began = Instant::now();
         let bundle = guest.bundle(&format!("c{number}"));
         daemon.delivers(&reference, &bundle).await;
-        times.push(began.elapsed());
         let expected = [
             "GET /v2/app/manifests/1".to_owned(),
             format!("GET /v2/app/manifests/{tag}"),
@@ -317,11 +314,27 @@ async fn a_second_pull_asks_for_the_manifest_and_what_the_policy_needs_and_decid
         let asked = (more(|it| it.auth), more(|it| it.attest), more(|it| it.get));
         assert_eq!(asked, (0, 0, 2), "policy and key");
     }
+    // Others share the processors, so that only its own time is the daemon's.
+    let each = (processor_time(&daemon) - began) / count;
+
+    assert!(each < SECOND_PULL, "{each:?}");
     registry.disarm();
     scene.set_policy(&json!({"default": [{"type": "reject"}]}));
     let refusal = daemon.refuses(&reference, &guest.bundle("denied")).await;
     assert_says("rejected since", &refusal.message, &[DENIED]);
     assert_eq!(registry.requests(), ["GET /v2/app/manifests/1"]);
+}
+
+/// What the daemon has used of the processors, in user and in kernel mode: `proc_pid_stat(5)`.
+fn processor_time(daemon: &Daemon) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    let fields: Vec<_> = fields.split_whitespace().collect();
+    let ticks: u64 = fields[11..13]
+        .iter()
+        .map(|it| it.parse::<u64>().unwrap())
+        .sum();
+    Duration::from_millis(ticks * 10)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -386,7 +399,7 @@ async fn a_layer_is_on_the_disk_before_it_counts_as_there_if_that_is_configured(
     let mark = std::fs::read_to_string(layers[0].join("etc/mark")).unwrap();
     assert_eq!(mark, "durable");
     assert_eq!(std::fs::read_dir(after.join("records")).unwrap().count(), 1);
-    rustix::mount::unmount(&after, rustix::mount::UnmountFlags::empty()).unwrap();
+    rustix::mount::unmount(&after, rustix::mount::UnmountFlags::DETACH).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -438,7 +451,7 @@ async fn a_disk_that_the_host_can_write_is_believed_by_the_process_that_wrote_it
     drop(daemon);
     for name in ["c1", "c2", "c3"] {
         let rootfs = guest.bundle(name).join("rootfs");
-        rustix::mount::unmount(rootfs, rustix::mount::UnmountFlags::empty()).unwrap();
+        rustix::mount::unmount(rootfs, rustix::mount::UnmountFlags::DETACH).unwrap();
     }
     let mut daemon = guest.start().await;
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -473,7 +486,7 @@ async fn the_store_is_looked_after_by_hand() {
     let mut mounts = mounts.lines();
     let mount = mounts.find(|line| line.contains(rootfs.to_str().unwrap()));
     assert!(mount.unwrap().contains("volatile"), "{mount:?}");
-    rustix::mount::unmount(rootfs, rustix::mount::UnmountFlags::empty()).unwrap();
+    rustix::mount::unmount(rootfs, rustix::mount::UnmountFlags::DETACH).unwrap();
     let config = guest.path().join("cdh.toml");
     let store = |command: &str| -> serde_json::Value {
         let mut program = guest.program();
