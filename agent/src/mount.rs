@@ -9,9 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, ResolveFlags, StatVfsMountFlags, fstatvfs, openat2};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags,
-    UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount,
-    mount_remount, move_mount, open_tree, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount,
+    fsopen, mount, mount_change, mount_remount, move_mount, open_tree, unmount,
 };
 
 use crate::handle::{PLAIN, descriptor_path};
@@ -250,10 +250,11 @@ impl Detached {
             handle: Some(self.handle),
         };
         if self.is_directory {
-            // The mount that it comes from may forbid devices and setuid programs.
-            mount_remount(place, MountFlags::BIND, "").map_err(refused(
-                "allow devices and setuid programs in the root file system",
-            ))?;
+            // The mount that it comes from may forbid devices and setuid programs, and be told of
+            // what is mounted in here.
+            mount_remount(&place, MountFlags::BIND, "")
+                .and_then(|()| mount_change(&place, MountPropagationFlags::PRIVATE))
+                .map_err(refused("make the root file system a mount of its own"))?;
         }
         Ok(attached)
     }

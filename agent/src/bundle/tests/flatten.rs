@@ -196,6 +196,7 @@ fn without_overlay() -> Scene {
     let options = std::ffi::CString::new(options.join(",")).unwrap();
     let flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
     mount_old("store", &disk, "overlay", flags, options.as_c_str()).unwrap();
+    rustix::mount::mount_change(&disk, rustix::mount::MountPropagationFlags::SHARED).unwrap();
     Scene::on(fixture)
 }
 
@@ -246,6 +247,18 @@ fn where_no_overlay_can_be_mounted_a_copy_is_made_if_that_is_configured() {
         | rustix::fs::StatVfsMountFlags::NOSUID
         | rustix::fs::StatVfsMountFlags::NOEXEC;
     assert!(!flags.intersects(forbidding), "{flags:?}");
+
+    // What is mounted in there is not seen in the store.
+    rustix::mount::mount_bind("/proc", rootfs.join("private")).unwrap();
+    let all = crate::mountinfo::read().unwrap();
+    let proc = all.iter().filter(|mount| mount.file_system == "proc");
+    let in_store = scene.fixture.work_dir().canonicalize().unwrap();
+    assert_eq!(
+        proc.filter(|mount| mount.point.starts_with(&in_store))
+            .count(),
+        0
+    );
+    unmount(rootfs.join("private"), UnmountFlags::empty()).unwrap();
 
     // What a container writes is its own.
     std::fs::write(rootfs.join("private/new"), "changed").unwrap();
