@@ -28,6 +28,7 @@ mod space;
 mod storage;
 mod verify;
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -272,7 +273,7 @@ impl Store {
             let is_there = self.has_tree(&key)?;
             return Ok(is_there.then(|| record.into_layer(key)));
         }
-        self.discard(&key)?;
+        self.discard(OsStr::new(&key))?;
         Ok(None)
     }
 
@@ -389,19 +390,22 @@ impl Store {
         Ok(record.filter(proves))
     }
 
-    /// Removes a layer and its record. The lock of the records must be held exclusively.
-    fn discard(&self, key: &str) -> Result<(), StoreError> {
+    /// Removes a layer and its record, that first: a tree that is removed in part is proved to
+    /// nobody. The lock of the records must be held exclusively.
+    fn discard(&self, key: &OsStr) -> Result<(), StoreError> {
+        let mut name = key.to_owned();
+        name.push(RECORD_SUFFIX);
+        match unlinkat(&self.inner.records, &name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => {
+                let path = self.path("records").join(&name);
+                return Err(StoreError::io("remove", &path)(error.into()));
+            }
+        }
         self.inner
             .layers
             .remove_all(key)
-            .map_err(StoreError::tree("remove", &self.path("layers").join(key)))?;
-        let name = record_name(key);
-        match unlinkat(&self.inner.records, &name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(error) => Err(StoreError::io("remove", &self.path("records").join(&name))(
-                error.into(),
-            )),
-        }
+            .map_err(StoreError::tree("remove", &self.path("layers").join(key)))
     }
 
     /// Held shared from writing a record until the layer is there, exclusively to remove either.
@@ -554,7 +558,7 @@ impl LayerRecord {
 }
 
 fn record_name(key: &str) -> String {
-    format!("{key}.json")
+    format!("{key}{RECORD_SUFFIX}")
 }
 
 /// The record as it is written to `path`, if it can be read back from there.
@@ -581,6 +585,8 @@ fn make_path(path: &Path) -> io::Result<()> {
         .mode(0o700)
         .create(path)
 }
+
+const RECORD_SUFFIX: &str = ".json";
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 

@@ -20,7 +20,8 @@ use super::trusting_guest;
 /// Rounds in `make test`; `make soak` asks for more.
 const ROUNDS: u32 = 20;
 
-/// An image whose pull takes long enough to be killed in the middle of every stage.
+/// An image whose pull takes long enough to be killed in the middle of every stage, with a layer
+/// that occurs twice and one that is unpacked onto those below it.
 fn image_with_much_to_do() -> Image {
     let layer = |number: u32| {
         let noise: Vec<u8> = (0..150_000_u32)
@@ -31,7 +32,8 @@ fn image_with_much_to_do() -> Image {
             archive.file(format!("d{number}/f{n}"), "x")
         }))
     };
-    Image::of((0..6).map(layer)).build()
+    let leaning = Layer::gzip(Archive::new().hard_link("same", "noise0"));
+    Image::of((0..6).map(layer).chain([layer(0), leaning])).build()
 }
 
 /// A random part of a pull's time: one in each of `rounds` slices, and a little past the end.
@@ -53,7 +55,7 @@ async fn kill_at_any_moment_is_recovered_from() {
     daemon.delivers(&reference, &guest.bundle("c0")).await;
     let whole = began.elapsed();
     let expected = tree(&guest.bundle("c0").join("rootfs"));
-    assert_eq!(expected.len(), 6 * 52 + 1);
+    assert_eq!(expected.len(), 6 * 52 + 2);
     drop(daemon);
 
     for round in 0..rounds {

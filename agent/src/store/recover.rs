@@ -160,7 +160,7 @@ impl Store {
     fn recover_layers(&self, recovered: &mut Recovered) -> Result<(), StoreError> {
         let _lock = match self.lock(FlockOperation::NonBlockingLockExclusive) {
             Ok(lock) => lock,
-            // Somebody is publishing a layer, so somebody else has done this already.
+            // Somebody publishes a layer or looks at them. What nothing proves can wait.
             Err(StoreError::Io { source, .. })
                 if Errno::from_io_error(&source) == Some(Errno::WOULDBLOCK) =>
             {
@@ -192,11 +192,7 @@ impl Store {
         if self.proving_record(key)?.is_some() || in_use.has(key) {
             return Ok(None);
         }
-        let path = self.path("layers").join(name);
-        self.inner
-            .layers
-            .remove_all(name)
-            .map_err(StoreError::tree("remove", &path))?;
+        self.discard(name)?;
         Ok(Some(()))
     }
 

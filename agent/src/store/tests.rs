@@ -167,6 +167,24 @@ fn replace(record: &Path, key: &str, value: &str) {
     std::fs::write(record, json.to_string()).unwrap();
 }
 
+/// Whoever removes a tree may be killed half way, and the process that has proved it may live on.
+#[test]
+fn a_tree_that_is_removed_in_part_is_proved_to_nobody() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    let tar = layer(&[("a/", 0o755), ("b", 0o644)]);
+    let approved = one_layer(&tar);
+    let key = fetch_layer(&store, &approved, &tar).key().to_owned();
+    let record = fixture.work_dir().join("records").join(record_name(&key));
+    // As another process sees it, where the host can write.
+    replace(&record, "epoch", "another process's");
+    let tree = fixture.work_dir().join("layers").join(&key);
+    rustix::mount::mount_bind(fixture.work_dir().join("staging"), tree.join("a")).unwrap();
+    assert_eq!(store.recover().unwrap().failures, 1);
+    assert!(tree.exists());
+    assert_eq!(fixture.list("records"), [""; 0]);
+}
+
 #[test]
 fn recovery_leaves_what_is_proved_and_what_is_alive() {
     let fixture = Fixture::new();
