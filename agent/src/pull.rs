@@ -121,6 +121,7 @@ impl Agent {
             placed => placed,
         }?;
         let reference = ImageRef::parse_edge(image).map_err(Error::Reference)?;
+        reclaim(wanted.store.clone());
         let documents = &wanted.documents;
         let (source, manifest) = self.approve(&reference, documents, listener).await?;
         let image = self.with_config(&source, manifest, documents).await?;
@@ -505,6 +506,15 @@ struct Found {
     source: Source,
     manifest: Unverified<Manifest>,
     evidence: Evidence,
+}
+
+/// Gives back what bundles hold that are gone, while this pull goes on: the writable part of a
+/// container that is started over and over would fill the guest's memory.
+fn reclaim(store: Store) {
+    drop(tokio::task::spawn_blocking(move || match store.reclaim() {
+        Ok(recovered) => debug!(?recovered, "bundles that are gone"),
+        Err(error) => warn!(error = %chain(&error), "bundles that are gone stay"),
+    }));
 }
 
 /// Where a bundle goes, and what it is made from.

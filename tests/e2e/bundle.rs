@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use kit::archive::{Archive, Entry};
 use kit::client::{CallError, Code};
@@ -9,6 +10,7 @@ use kit::guest::Guest;
 use kit::hostile::Hostile;
 use kit::image::{Image, Layer};
 use kit::programs::run;
+use rustix::mount::{UnmountFlags, unmount};
 use serde_json::{Value, json};
 
 use super::{FAILED, assert_says, content, image_of, trusting_guest};
@@ -349,6 +351,27 @@ async fn a_disk_mounted_over_the_work_directory_is_used_from_then_on() {
             .next()
             .is_some()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_container_wrote_goes_with_it_at_the_next_pull() {
+    let registry = Hostile::start().await;
+    let reference = registry.push("app:1", &Image::small("again"));
+    let guest = small_guest(&registry, "size=8m");
+    let daemon = guest.start().await;
+    daemon.delivers(&reference, &guest.bundle("stays")).await;
+    // Far from full, so that nothing but the next pull makes room.
+    for number in 0..10 {
+        let rootfs = guest.bundle(&format!("c{number}")).join("rootfs");
+        daemon.delivers(&reference, rootfs.parent().unwrap()).await;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while std::fs::write(rootfs.join("log"), vec![1; 2_000_000]).is_err() {
+            assert!(Instant::now() < deadline, "{number}: full of what is gone");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        unmount(&rootfs, UnmountFlags::DETACH).unwrap();
+    }
+    assert_eq!(content(&guest.bundle("stays"), "etc/mark"), "again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -50,6 +50,27 @@ impl Store {
         read_mounts: &ReadMounts<'_>,
     ) -> Result<Recovered, StoreError> {
         let mut recovered = Recovered::default();
+        self.recover_bundles(read_mounts, &mut recovered)?;
+        match Staging::sweep(&self.inner.staging) {
+            Ok(removed) => recovered.staging_removed = removed,
+            Err(error) => recovered.fail(&error, OsStr::new("staging")),
+        }
+        self.recover_layers(&mut recovered)?;
+        Ok(recovered)
+    }
+
+    /// Removes what bundles have left that are gone: their runtime tells nobody, it only unmounts.
+    pub(crate) fn reclaim(&self) -> Result<Recovered, StoreError> {
+        let mut recovered = Recovered::default();
+        self.recover_bundles(&mountinfo::read, &mut recovered)?;
+        Ok(recovered)
+    }
+
+    fn recover_bundles(
+        &self,
+        read_mounts: &ReadMounts<'_>,
+        recovered: &mut Recovered,
+    ) -> Result<(), StoreError> {
         let listed = self.list("overlay")?;
         // Read once for all bundles, so that many that are in use cost little. If it cannot be read
         // here it cannot be read below either, where that counts as a failure.
@@ -63,12 +84,7 @@ impl Store {
                 Outcome::HalfMade => &mut recovered.half_made_removed,
             });
         }
-        match Staging::sweep(&self.inner.staging) {
-            Ok(removed) => recovered.staging_removed = removed,
-            Err(error) => recovered.fail(&error, OsStr::new("staging")),
-        }
-        self.recover_layers(&mut recovered)?;
-        Ok(recovered)
+        Ok(())
     }
 
     fn recover_bundle(
