@@ -215,6 +215,11 @@ impl Store {
         })
     }
 
+    /// Whether the host cannot write here. Where it can, each process believes its own layers alone.
+    pub(crate) fn is_private(&self) -> bool {
+        self.inner.is_private
+    }
+
     /// Refuses storage that the host can write.
     pub(crate) fn require_private(&self) -> Result<(), StoreError> {
         if self.inner.is_private {

@@ -375,6 +375,59 @@ async fn what_a_container_wrote_goes_with_it_at_the_next_pull() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_no_overlay_can_be_mounted_a_copy_is_delivered_if_that_is_configured() {
+    let registry = Hostile::start().await;
+    let layers = ["lower", "upper"].map(|name| {
+        let archive = Archive::new().file("name", name).file(name, "");
+        Layer::gzip(archive)
+    });
+    let reference = registry.push("app:1", &Image::of(layers).build());
+    let mut guest = trusting_guest(&registry.host());
+    // No overlay can be mounted whose writable part is on another.
+    let parts = ["lowerdir", "upperdir", "workdir"].map(|part| {
+        let path = guest.path().join("tmp").join(part);
+        std::fs::create_dir(&path).unwrap();
+        format!("{part}={}", path.display())
+    });
+    std::fs::create_dir(guest.work()).unwrap();
+    run(std::process::Command::new("mount")
+        .args(["-t", "overlay", "-o", &parts.join(","), "image-agent-e2e"])
+        .arg(guest.work()));
+    let with = |settings: &kit::settings::Settings, key: &str| settings.clone().with(key, true);
+    guest.settings = with(&guest.settings, "image_agent.danger_host_writable_store");
+    let mut daemon = guest.start().await;
+    let refusal = daemon.refuses(&reference, &guest.bundle("c1")).await;
+    assert_says("refused", &refusal.message, &["mount failed", "2 layers"]);
+    daemon.terminate();
+
+    guest.settings = with(&guest.settings, "image_agent.store.copy_without_overlay");
+    let mut daemon = guest.start().await;
+    daemon.delivers(&reference, &guest.bundle("c1")).await;
+    daemon.delivers(&reference, &guest.bundle("c2")).await;
+    let rootfs = guest.bundle("c1").join("rootfs");
+    std::fs::write(rootfs.join("name"), "changed").unwrap();
+    daemon.kill();
+    let daemon = guest.start().await;
+    daemon.delivers(&reference, &guest.bundle("c3")).await;
+    for (name, expected) in [("c1", "changed"), ("c2", "upper"), ("c3", "upper")] {
+        assert_eq!(content(&guest.bundle(name), "name"), expected);
+        assert!(guest.bundle(name).join("rootfs/lower").exists());
+    }
+    unmount(&rootfs, UnmountFlags::DETACH).unwrap();
+    daemon.delivers(&reference, &guest.bundle("c4")).await;
+    let kept = || {
+        std::fs::read_dir(guest.work().join("overlay"))
+            .unwrap()
+            .count()
+    };
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while kept() > 3 {
+        assert!(Instant::now() < deadline, "the copy that is gone stays");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_mount_that_fails_is_told_and_nothing_is_left() {
     let registry = Hostile::start().await;
     let reference = registry.push("app:1", &Image::small("unmountable"));

@@ -442,6 +442,12 @@ async fn a_disk_that_the_host_can_write_is_believed_by_the_process_that_wrote_it
     daemon.delivers(&reference, &guest.bundle("c1")).await;
     daemon.delivers(&reference, &guest.bundle("c2")).await;
     assert_eq!(fetched(&registry, &image), [1]);
+    let mut program = guest.program();
+    program
+        .args(["store", "list", "-c"])
+        .arg(guest.path().join("cdh.toml"));
+    let listed = String::from_utf8(run(&mut program).stdout).unwrap();
+    assert_says("list", &listed, &["the host can write this disk", "used"]);
     daemon.kill();
     let daemon = guest.start().await;
     daemon.delivers(&reference, &guest.bundle("c3")).await;

@@ -79,7 +79,7 @@ struct Answer {
 fn list(store: &Store) -> Result<Answer, StoreError> {
     let layers = store.inventory()?;
     let free = store.free()?;
-    let mut text = String::new();
+    let mut text = about_belief(store).to_owned();
     for layer in &layers {
         let (what, amount) = match &layer.proved {
             Some(proved) => (proved.blob.as_str(), size(proved.amount.bytes)),
@@ -136,7 +136,7 @@ fn collect(store: &Store) -> Result<Answer, StoreError> {
 
 fn verify(store: &Store) -> Result<Answer, StoreError> {
     let (layers, findings) = store.verify()?;
-    let mut text = String::new();
+    let mut text = about_belief(store).to_owned();
     for finding in &findings {
         // Writing to a string does not fail.
         let _ = writeln!(text, "{}: {}", short(&finding.key), finding.problem);
@@ -152,6 +152,14 @@ fn verify(store: &Store) -> Result<Answer, StoreError> {
         Exit::Failed
     };
     Ok(Answer { text, json, exit })
+}
+
+/// Why nothing proves the layers of a daemon whose store is on a disk of the host.
+fn about_belief(store: &Store) -> &'static str {
+    if store.is_private() {
+        return "";
+    }
+    "the host can write this disk, so that only the process that unpacked a layer believes it\n"
 }
 
 fn short(key: &str) -> &str {
