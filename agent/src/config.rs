@@ -5,6 +5,7 @@
 //! reads the file, and [`Environment::from_process`].
 
 mod document;
+mod downloads;
 mod effective;
 mod environment;
 mod error;
@@ -22,14 +23,16 @@ use std::fmt;
 use std::io::Read as _;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kbs_client::KbsConfig;
 use url::Url;
 
 use crate::registries::Registries;
-use crate::registry::Route;
+use crate::registry::{Route, Throttle};
 
+pub use self::downloads::DownloadSettings;
 pub use self::environment::Environment;
 pub use self::error::{ConfigError, Fault, Origin, Position};
 pub use self::kbs::KbsSettings;
@@ -97,8 +100,9 @@ pub struct Image {
     pub registries: Registries,
     /// Location of a registries.conf, if there is no table of that kind in the configuration.
     pub registry_configuration: Option<String>,
-    /// How many layers of one image are fetched at the same time.
-    pub max_concurrent_layer_downloads: NonZeroUsize,
+    /// How many layers of one image are fetched at the same time; when it is not said, as many as
+    /// their sizes allow.
+    pub max_concurrent_layer_downloads: Option<NonZeroUsize>,
     /// The proxy on the way to registries.
     pub proxy: Proxy,
     /// Certificates in PEM that are trusted for registries besides the system's.
@@ -153,6 +157,8 @@ pub struct Own {
     pub limits: rootfs::Limits,
     /// How long things may take.
     pub timeouts: Timeouts,
+    /// What is asked of registries, and how hard.
+    pub downloads: DownloadSettings,
     /// How layers are got and kept.
     pub store: StoreSettings,
 }
@@ -271,6 +277,8 @@ impl Config {
             no_proxy: proxy.exceptions.clone(),
             extra_root_certificates: self.image.extra_root_certificates.clone(),
             timeouts: self.image_agent.timeouts,
+            attempts: self.image_agent.downloads.attempts,
+            throttle: Arc::new(Throttle::new(self.image_agent.downloads.bytes_per_second)),
         }
     }
 }

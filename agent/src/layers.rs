@@ -4,8 +4,9 @@
 //! Only layer work is shared. Whoever joins comes with a decision of its own, and takes from the
 //! store, by its own approval, what the flight brought there.
 
+mod width;
+
 use std::collections::HashSet;
-use std::num::NonZeroUsize;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,12 +17,14 @@ use rootfs::{Budget, Cancel};
 
 use crate::blocking::blocking;
 use crate::bundle::View;
-use crate::config::Own;
+use crate::config::Config;
 use crate::error::Error;
 use crate::flight::{Boarding, End, Failure, Flights};
 use crate::progress::{Listener, Progress};
 use crate::registry::{BlobReader, RegistryError, Source, blob_channel};
 use crate::store::{ChainId, Store, StoreError, StoreId, StoredLayer};
+
+use self::width::{Memory, Width};
 
 /// Gets layers, each once however many pulls want it.
 #[derive(Debug)]
@@ -30,6 +33,8 @@ pub(crate) struct Layers {
     /// Layers that were found to be nothing without those below them. It only spares finding that
     /// out again: on top of others any layer can be unpacked.
     leaning: Mutex<HashSet<FlightKey>>,
+    width: Width,
+    memory: Arc<Memory>,
     terms: Terms,
 }
 
@@ -50,14 +55,21 @@ struct Terms {
 
 impl Layers {
     /// As configured.
-    pub(crate) fn new(config: &Own) -> Self {
+    pub(crate) fn new(config: &Config) -> Self {
+        let (width, config) = (
+            config.image.max_concurrent_layer_downloads,
+            &config.image_agent,
+        );
         let terms = Terms {
             deadline: config.timeouts.total,
             sync: config.store.sync,
         };
+        let width = Width::of(width);
         Self {
             flights: Flights::new(config.store.linger),
             leaning: Mutex::default(),
+            width,
+            memory: Arc::new(Memory::new(config.downloads.memory_bytes, width)),
             terms,
         }
     }
@@ -80,8 +92,7 @@ impl Layers {
             .collect())
     }
 
-    /// The layers of `image`, bottom first, each from wherever it can be had soonest; `width` of
-    /// them are got at a time.
+    /// The layers of `image`, bottom first, each from wherever it can be had soonest.
     ///
     /// Most layers are the same tree wherever they occur. One that is not is unpacked onto what
     /// lies below it, once that is there.
@@ -89,16 +100,18 @@ impl Layers {
         &self,
         pull: &Pull<'_>,
         image: &Approved<Image>,
-        width: NonZeroUsize,
     ) -> Result<Vec<StoredLayer>, Error> {
         let chains = ChainId::below_each(image);
-        let got: Vec<_> = stream::iter(image.layers().zip(chains.clone()))
-            .map(|(layer, chain)| self.get_on_its_own(pull, layer, chain))
-            .buffered(width.get())
-            .try_collect()
-            .await?;
+        let wanted = image.layers().zip(chains.clone()).enumerate().collect();
+        let [one, other] = self
+            .width
+            .lines(wanted, |(_, (layer, _))| layer.blob().size());
+        let (mut got, mut rest) =
+            tokio::try_join!(self.get_line(pull, one), self.get_line(pull, other))?;
+        got.append(&mut rest);
+        got.sort_unstable_by_key(|(index, _)| *index);
         let mut stored: Vec<StoredLayer> = Vec::with_capacity(got.len());
-        for ((layer, chain), got) in image.layers().zip(&chains).zip(got) {
+        for ((layer, chain), (_, got)) in image.layers().zip(&chains).zip(got) {
             let next = match (got, chain) {
                 (Got::Settled(layer), _) | (Got::OnItsOwn(layer), None) => layer,
                 (Got::OnItsOwn(found), Some(chain)) => {
@@ -114,6 +127,22 @@ impl Layers {
             stored.push(next);
         }
         Ok(stored)
+    }
+
+    /// The layers of one line, so many at a time, in the order in which they are there.
+    async fn get_line(
+        &self,
+        pull: &Pull<'_>,
+        (wanted, width): (Vec<(usize, (Approved<Layer>, Option<ChainId>))>, usize),
+    ) -> Result<Vec<(usize, Got)>, Error> {
+        stream::iter(wanted)
+            .map(|(index, (layer, chain))| async move {
+                let got = self.get_on_its_own(pull, layer, chain).await?;
+                Ok((index, got))
+            })
+            .buffer_unordered(width)
+            .try_collect()
+            .await
     }
 
     /// A layer that may be there already as what it is on top of others.
@@ -216,6 +245,7 @@ impl Layers {
             source: Arc::clone(pull.source),
             budget: Arc::clone(pull.budget),
             listener: pull.listener.clone(),
+            memory: Arc::clone(&self.memory),
             terms: self.terms,
             onto,
         };
@@ -269,6 +299,7 @@ struct Flight {
     source: Arc<Source>,
     budget: Arc<Budget>,
     listener: Listener,
+    memory: Arc<Memory>,
     terms: Terms,
     onto: Option<Onto>,
 }
@@ -293,6 +324,7 @@ impl Flight {
         }
         let descriptor = layer.blob().clone();
         let digest = *descriptor.digest();
+        let _share = self.memory.share(descriptor.size()).await;
         let (source, listener) = (Arc::clone(&self.source), self.listener.clone());
         listener.tell(Progress::LayerStarted(&digest, descriptor.size()));
         let (sender, reader) = blob_channel();

@@ -165,10 +165,13 @@ const NOT_CONFIGURED: &str = "no lookaside is configured for the image, see \
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+    use std::sync::Arc;
+
     use super::*;
     use crate::config::Timeouts;
     use crate::registries::Registries;
-    use crate::registry::Route;
+    use crate::registry::{Route, Throttle};
 
     fn registry() -> Registry {
         Registry::new(Route {
@@ -177,6 +180,8 @@ mod tests {
             no_proxy: None,
             extra_root_certificates: Vec::new(),
             timeouts: Timeouts::default(),
+            attempts: NonZeroU32::MIN,
+            throttle: Arc::new(Throttle::new(None)),
         })
     }
 

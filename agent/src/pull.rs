@@ -71,7 +71,7 @@ impl Agent {
     pub fn new(config: Config) -> Result<Self, AgentError> {
         let resources = Resources::new(&config).map_err(AgentError::Kbs)?;
         let registry = Registry::new(config.route());
-        let layers = Layers::new(&config.image_agent);
+        let layers = Layers::new(&config);
         Ok(Self {
             config,
             resources,
@@ -448,8 +448,7 @@ impl Agent {
             budget: &Arc::new(Budget::new(self.config.image_agent.limits.clone())),
             listener,
         };
-        let width = self.config.image.max_concurrent_layer_downloads;
-        let layers = self.layers.get_all(&pull, image, width).await?;
+        let layers = self.layers.get_all(&pull, image).await?;
         // It may hold the lock of what a killed process has left at the same place.
         self.recover().await;
         self.assemble(reservation, Arc::clone(image), layers, wanted, listener)

@@ -6,9 +6,12 @@
 
 mod blob;
 mod credentials;
+mod download;
 mod error;
 mod extension;
 mod http;
+mod retry;
+mod throttle;
 mod token;
 
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -19,6 +22,7 @@ use reqwest::{Response, StatusCode, Url};
 use tokio::sync::OnceCell;
 
 use self::credentials::BasicCredentials;
+use self::download::{Download, Ended};
 use self::extension::MAX_LIST_BYTES;
 use self::http::{Answer, Http, Request};
 use crate::registries::{Endpoint, Registries, RewriteError, Transport};
@@ -27,6 +31,7 @@ pub(crate) use self::blob::{BlobReader, BlobSender, blob_channel};
 pub(crate) use self::credentials::CredentialsError;
 pub(crate) use self::error::{RegistryError, Wanted};
 pub(crate) use self::http::Route;
+pub(crate) use self::throttle::Throttle;
 
 /// How registries are reached, for the life of the process.
 #[derive(Debug)]
@@ -105,6 +110,7 @@ impl Registry {
             },
             url,
             accept: None,
+            from: 0,
             authorization: None,
             plain_hosts: &[],
         };
@@ -112,10 +118,7 @@ impl Registry {
         match answer.status {
             StatusCode::OK => Ok(Some(answer.body)),
             StatusCode::NOT_FOUND => Ok(None),
-            status => {
-                let status = status.as_u16();
-                Err(RegistryError::status(&request.wanted, status, &answer.body))
-            }
+            _ => Err(RegistryError::refusal(&request.wanted, &answer)),
         }
     }
 
@@ -253,9 +256,10 @@ impl Source {
         Ok(bytes)
     }
 
-    /// Sends a blob down `sender`, piece by piece, until its end or until nobody listens.
+    /// Sends a blob down `sender`, piece by piece, until its end or until nobody listens. When the
+    /// line breaks, it goes on from there.
     ///
-    /// Nothing is checked here but the announced length: digest and size are the unpacker's.
+    /// Nothing is checked here but lengths and ranges: digest and size are the unpacker's.
     pub(crate) async fn blob(
         &self,
         descriptor: &Descriptor,
@@ -265,25 +269,36 @@ impl Source {
         let digest = descriptor.digest().to_string();
         let wanted = Wanted::blob(&self.endpoint.host, &self.asked, &digest);
         let url = self.url("blobs", &digest);
-        let mut response = self.open(url, None, &wanted).await?;
-        if let Some(found) = response.content_length()
-            && found != descriptor.size()
-        {
-            let expected = descriptor.size();
-            return Err(RegistryError::WrongSize {
-                wanted,
-                expected,
-                found,
-            });
-        }
-        while let Some(chunk) = http::next_chunk(&mut response, &wanted).await? {
-            progress(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
-            if sender.send(chunk).await.is_err() {
-                return Ok(());
+        let mut download = Download::new(wanted, descriptor.size());
+        let mut tries = self.http.tries();
+        loop {
+            let begun_at = download.offset();
+            let attempt = self.go_on(&mut download, &url, &sender, &mut progress);
+            let error = match attempt.await {
+                Ok(Ended::Complete) => break sender.finish().await,
+                Ok(Ended::NobodyListens) => break,
+                Err(error) => error,
+            };
+            if download.offset() > begun_at {
+                tries.progressed();
             }
+            tries.again_after(error).await?;
         }
-        sender.finish().await;
         Ok(())
+    }
+
+    /// One attempt at what is missing of a blob.
+    async fn go_on(
+        &self,
+        download: &mut Download,
+        url: &Url,
+        sender: &BlobSender,
+        progress: &mut impl FnMut(u64),
+    ) -> Result<Ended, RegistryError> {
+        let (from, wanted) = (download.offset(), download.wanted.clone());
+        let response = self.open(url.clone(), None, from, &wanted).await?;
+        let throttle = self.http.throttle();
+        download.receive(response, sender, throttle, progress).await
     }
 
     /// Whether the registry says that it keeps simple-signing signatures itself: it is asked once.
@@ -299,6 +314,7 @@ impl Source {
                     thing: "the registry's features".to_owned(),
                 },
                 accept: None,
+                from: 0,
                 authorization: None,
                 plain_hosts: &self.plain_hosts,
             };
@@ -307,10 +323,7 @@ impl Source {
                 StatusCode::OK | StatusCode::UNAUTHORIZED => {
                     Ok(extension::is_announced(&answer.headers))
                 }
-                status => {
-                    let status = status.as_u16();
-                    Err(RegistryError::status(&request.wanted, status, &answer.body))
-                }
+                _ => Err(RegistryError::refusal(&request.wanted, &answer)),
             }
         };
         self.keeps_signatures.get_or_try_init(asking).await.copied()
@@ -333,11 +346,12 @@ impl Source {
     }
 
     /// Sends a GET, once more with what the registry asks for when it answers 401, and returns
-    /// the answer if it is 200.
+    /// the answer if it is 200, or 206 where the beginning was not asked for.
     async fn open(
         &self,
         url: Url,
         accept: Option<&'static str>,
+        from: u64,
         wanted: &Wanted,
     ) -> Result<Response, RegistryError> {
         let authorization = self.authorization();
@@ -345,6 +359,7 @@ impl Source {
             url,
             wanted: wanted.clone(),
             accept,
+            from,
             authorization: authorization.as_ref(),
             plain_hosts: &self.plain_hosts,
         };
@@ -356,12 +371,13 @@ impl Source {
             request.authorization = Some(&renewed);
             response = self.http.get(&request).await?;
         }
-        if response.status() == StatusCode::OK {
-            return Ok(response);
+        match response.status() {
+            StatusCode::OK => return Ok(response),
+            StatusCode::PARTIAL_CONTENT if from > 0 => return Ok(response),
+            _ => {}
         }
         let refusal = self.refusal(response, wanted).await?;
-        let status = refusal.status.as_u16();
-        Err(RegistryError::status(wanted, status, &refusal.body))
+        Err(RegistryError::refusal(wanted, &refusal))
     }
 
     /// An answer that is not what was asked for.
@@ -377,11 +393,17 @@ impl Source {
         wanted: &Wanted,
         limit: usize,
     ) -> Result<Answer, RegistryError> {
-        let whole = async {
-            let response = self.open(url, accept, wanted).await?;
-            Answer::read(response, limit, wanted).await
-        };
-        self.http.in_time(wanted, whole).await
+        let mut tries = self.http.tries();
+        loop {
+            let whole = async {
+                let response = self.open(url.clone(), accept, 0, wanted).await?;
+                Answer::read(response, limit, wanted).await
+            };
+            match self.http.in_time(wanted, whole).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => tries.again_after(error).await?,
+            }
+        }
     }
 
     async fn authorize(

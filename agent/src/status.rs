@@ -233,6 +233,12 @@ fn of_registry(stage: &'static str, error: &RegistryError) -> Verdict {
         RegistryError::BadRedirect { .. } | RegistryError::TooManyRedirects { .. } => {
             (Code::UNAVAILABLE, "redirect refused")
         }
+        RegistryError::WrongRange { .. } => (Code::DATA_LOSS, "wrong part of a blob"),
+        RegistryError::GivenUp { attempts, last } => {
+            let verdict = of_registry(stage, last);
+            let facts = verdict.facts.clone().unwrap_or_default();
+            return verdict.with(&format!("{facts}, after {attempts} attempts"));
+        }
     };
     let verdict = verdict(code, stage, cause);
     match error {

@@ -82,8 +82,10 @@ fn image(page: &mut Page, image: &Image) {
     if let Some(uri) = &image.registry_configuration {
         page.text("registry_configuration_uri", uri);
     }
-    let most = image.max_concurrent_layer_downloads;
-    page.entry("max_concurrent_layer_downloads_per_image", most);
+    match image.max_concurrent_layer_downloads {
+        Some(most) => page.entry("max_concurrent_layer_downloads_per_image", most),
+        None => page.note("max_concurrent_layer_downloads_per_image: up to 16, by size"),
+    }
     let roots = &image.extra_root_certificates;
     for pem in roots {
         page.fingerprints("extra_root_certificates", pem);
@@ -160,6 +162,16 @@ fn own(page: &mut Page, own: &Own) {
     page.entry("connect", own.timeouts.connect.as_secs());
     page.entry("idle", own.timeouts.idle.as_secs());
     page.entry("total", own.timeouts.total.as_secs());
+    page.table("[image_agent.downloads]");
+    page.entry("attempts", own.downloads.attempts);
+    match own.downloads.bytes_per_second {
+        Some(rate) => page.entry("bytes_per_second", rate),
+        None => page.note("bytes_per_second: no limit"),
+    }
+    match own.downloads.memory_bytes {
+        Some(bytes) => page.entry("memory_bytes", bytes),
+        None => page.note("memory_bytes: by what is fetched at a time"),
+    }
     page.table("[image_agent.store]");
     page.entry("linger", own.store.linger.as_secs());
     page.entry("sync", own.store.sync);

@@ -11,7 +11,7 @@ use kbs_client::AttestationAgent;
 use super::environment::{AA_SOCKET, CommandLine, variable};
 use super::{
     AttesterName, Config, ConfigError, Credential, Document, Environment, Fault, Own, Section,
-    Timeouts, Warning, kbs, limits, store, value,
+    Timeouts, Warning, downloads, kbs, limits, store, value,
 };
 
 /// Reads every key of `document`; what it does not say, `environment` does, or a default.
@@ -104,6 +104,7 @@ impl Reader<'_> {
             danger_host_writable_store: own.flag("danger_host_writable_store")?,
             limits: limits::read(own.section("limits")?)?,
             timeouts: timeouts(own.section("timeouts")?)?,
+            downloads: downloads::read(own.section("downloads")?)?,
             store: store::read(own.section("store")?)?,
         };
         own.finish()?;

@@ -146,7 +146,7 @@ fn without_anything_every_default_is_todays_and_no_image_may_run() {
     assert_eq!(image.registry_credentials, None);
     assert!(image.registries.entries().is_empty());
     assert_eq!(image.registry_configuration, None);
-    assert_eq!(image.max_concurrent_layer_downloads.get(), 3);
+    assert_eq!(image.max_concurrent_layer_downloads, None);
     assert_eq!(image.proxy, Proxy::default());
     assert_eq!(image.extra_root_certificates, Vec::<String>::new());
     let own = config.image_agent;
@@ -204,7 +204,7 @@ fn every_key_of_todays_file_takes_effect() {
     );
     assert_eq!(image.registries.entries().len(), 3);
     assert_eq!(image.registry_configuration, None, "the table wins");
-    assert_eq!(image.max_concurrent_layer_downloads.get(), 5);
+    assert_eq!(image.max_concurrent_layer_downloads, NonZeroUsize::new(5));
     assert_eq!(image.extra_root_certificates, [PEM, OTHER_PEM]);
     let route = config.route();
     assert_eq!(

@@ -1,8 +1,12 @@
 //! What can go wrong between us and a registry.
 
 use std::fmt;
+use std::time::Duration;
 
 use policy::Digest;
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+
+use super::http::Answer;
 
 /// What was asked for, and of whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,6 +134,28 @@ pub enum RegistryError {
         status: u16,
         /// What the registry said, printable and short.
         message: Option<String>,
+        /// How long the registry wants to be left alone.
+        retry_after: Option<Duration>,
+    },
+
+    /// The registry answers a request for the rest of a blob with some other part of it.
+    #[error("{wanted}: asked for the bytes from {offset} to the end at {size}, got others")]
+    WrongRange {
+        /// What was asked for.
+        wanted: Wanted,
+        /// The first byte asked for, from 0.
+        offset: u64,
+        /// The blob's size, in bytes.
+        size: u64,
+    },
+
+    /// The same thing was asked for again and again.
+    #[error("{last}, after {attempts} attempts")]
+    GivenUp {
+        /// How often in a row it failed.
+        attempts: u32,
+        /// Why the last time.
+        last: Box<RegistryError>,
     },
 
     /// The answer is larger than its cap.
@@ -200,7 +226,27 @@ impl RegistryError {
             | Self::Stalled { .. }
             | Self::Deadline { .. } => true,
             Self::Status { status, .. } => matches!(status, 429 | 500..),
+            Self::GivenUp { last, .. } => last.is_transient(),
             _ => false,
+        }
+    }
+
+    /// How long the registry wants to be left alone.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// This as the last of so many failures in a row.
+    pub(crate) fn after(self, attempts: u32) -> Self {
+        match attempts {
+            0 | 1 => self,
+            _ => Self::GivenUp {
+                attempts,
+                last: Box::new(self),
+            },
         }
     }
 
@@ -215,6 +261,15 @@ impl RegistryError {
             return Self::Unreachable { wanted, reason };
         }
         Self::Broken { wanted, reason }
+    }
+
+    /// An answer that is not what was asked for.
+    pub(crate) fn refusal(wanted: &Wanted, answer: &Answer) -> Self {
+        let mut error = Self::status(wanted, answer.status.as_u16(), &answer.body);
+        if let Self::Status { retry_after, .. } = &mut error {
+            *retry_after = seconds_to_wait(&answer.headers);
+        }
+        error
     }
 
     /// An answer with a status other than success.
@@ -232,9 +287,23 @@ impl RegistryError {
                 wanted,
                 status,
                 message,
+                retry_after: None,
             },
         }
     }
+}
+
+/// `Retry-After` in seconds (RFC 9110 section 10.2.3). A date is left aside: the guest's clock is
+/// the host's.
+fn seconds_to_wait(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers
+        .get(RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
+    Some(Duration::from_secs(seconds))
 }
 
 /// The last cause in a chain: the one that names DNS, the certificate or the socket.

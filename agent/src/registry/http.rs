@@ -4,11 +4,16 @@
 //! Redirects are followed by hand, because what may follow one is a matter of security: never
 //! from https to http, and never with our credentials to another host.
 
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE};
 use reqwest::{Certificate, Client, Proxy, Response, StatusCode, Url};
 
 use super::error::{RegistryError, Wanted};
+use super::retry::Tries;
+use super::throttle::Throttle;
 use crate::config::Timeouts;
 
 /// How registries are reached: proxy, extra roots and deadlines, as configured.
@@ -24,6 +29,10 @@ pub(crate) struct Route {
     pub(crate) extra_root_certificates: Vec<String>,
     /// Deadlines of a connection.
     pub(crate) timeouts: Timeouts,
+    /// How often one thing is asked for.
+    pub(crate) attempts: NonZeroU32,
+    /// How fast layers may come.
+    pub(crate) throttle: Arc<Throttle>,
 }
 
 /// An HTTP client that only knows capped, bounded GETs.
@@ -31,6 +40,8 @@ pub(crate) struct Route {
 pub(crate) struct Http {
     client: Client,
     timeouts: Timeouts,
+    attempts: NonZeroU32,
+    throttle: Arc<Throttle>,
 }
 
 /// A request for one thing of one registry.
@@ -42,6 +53,8 @@ pub(crate) struct Request<'a> {
     pub(crate) wanted: Wanted,
     /// Value of the `Accept` header.
     pub(crate) accept: Option<&'static str>,
+    /// The first byte that is wanted; what comes before is there already.
+    pub(crate) from: u64,
     /// Value of the `Authorization` header, for the host of `url` alone.
     pub(crate) authorization: Option<&'a HeaderValue>,
     /// The hosts, `host[:port]`, that a redirect may lead to over plain http.
@@ -73,6 +86,8 @@ impl Http {
         Ok(Self {
             client,
             timeouts: route.timeouts,
+            attempts: route.attempts,
+            throttle: Arc::clone(&route.throttle),
         })
     }
 
@@ -94,8 +109,36 @@ impl Http {
         })
     }
 
-    /// Sends a GET and reads the whole answer, which may not be larger than `limit` bytes.
+    /// Sends a GET and reads the whole answer, which may not be larger than `limit` bytes; again
+    /// when the line breaks or the server is overloaded.
     pub(crate) async fn get_small(
+        &self,
+        request: &Request<'_>,
+        limit: usize,
+    ) -> Result<Answer, RegistryError> {
+        let mut tries = self.tries();
+        loop {
+            let error = match self.get_small_once(request, limit).await {
+                Ok(answer) if !answer.is_overload() => return Ok(answer),
+                Ok(overload) => RegistryError::refusal(&request.wanted, &overload),
+                Err(error) => error,
+            };
+            tries.again_after(error).await?;
+        }
+    }
+
+    /// The attempts that one thing is worth.
+    pub(crate) fn tries(&self) -> Tries {
+        Tries::new(self.attempts)
+    }
+
+    /// What the bytes of layers must pass.
+    pub(crate) fn throttle(&self) -> &Throttle {
+        &self.throttle
+    }
+
+    /// Sends a GET and reads the whole answer, which may not be larger than `limit` bytes.
+    pub(crate) async fn get_small_once(
         &self,
         request: &Request<'_>,
         limit: usize,
@@ -127,6 +170,9 @@ impl Http {
         let mut get = self.client.get(url.clone());
         if let Some(accept) = request.accept {
             get = get.header(reqwest::header::ACCEPT, accept);
+        }
+        if request.from > 0 {
+            get = get.header(RANGE, format!("bytes={}-", request.from));
         }
         if let Some(value) = request.authorization
             && same_origin(url, &request.url)
@@ -169,6 +215,11 @@ impl Answer {
             headers,
             body,
         })
+    }
+
+    /// Whether it says that the same request may have another answer later.
+    fn is_overload(&self) -> bool {
+        matches!(self.status.as_u16(), 429 | 500..)
     }
 
     /// The `Content-Type`, if it is one line of text.
@@ -309,6 +360,7 @@ mod tests {
             url: Url::parse(from).unwrap(),
             wanted: Wanted::manifest("registry.example", "app", "1"),
             accept: None,
+            from: 0,
             authorization: None,
             plain_hosts: &["cdn.example:8000".to_owned()],
         };

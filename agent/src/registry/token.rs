@@ -40,6 +40,7 @@ pub(crate) async fn answer_challenge(
                 url,
                 wanted,
                 accept: None,
+                from: 0,
                 authorization: header.as_ref(),
             };
             fetch_token(http, &request).await
@@ -118,13 +119,10 @@ fn token_url(mut realm: Url, service: Option<&str>, repository: &str) -> Url {
 }
 
 async fn fetch_token(http: &Http, request: &Request<'_>) -> Result<HeaderValue, RegistryError> {
-    let answer = http.get_small(request, MAX_TOKEN_ANSWER).await?;
+    // Once: what wants the token is tried again as a whole.
+    let answer = http.get_small_once(request, MAX_TOKEN_ANSWER).await?;
     if !answer.status.is_success() {
-        return Err(RegistryError::status(
-            &request.wanted,
-            answer.status.as_u16(),
-            &answer.body,
-        ));
+        return Err(RegistryError::refusal(&request.wanted, &answer));
     }
     let malformed = || challenge_error(&request.wanted, "the token server's answer is malformed");
     let token: TokenAnswer = serde_json::from_slice(&answer.body).map_err(|_| malformed())?;

@@ -62,8 +62,7 @@ impl Reader<'_> {
             registries,
             registry_configuration,
             max_concurrent_layer_downloads: most
-                .and_then(|most| usize::try_from(most).ok().and_then(NonZeroUsize::new))
-                .unwrap_or(DOWNLOADS),
+                .and_then(|most| usize::try_from(most).ok().and_then(NonZeroUsize::new)),
             proxy: proxy(image.section("image_pull_proxy")?)?,
             extra_root_certificates: extra_roots(&mut image)?,
         };
@@ -167,7 +166,7 @@ impl Reader<'_> {
             registry_credentials: location("agent.image_registry_auth")?,
             registries: Registries::default(),
             registry_configuration: None,
-            max_concurrent_layer_downloads: DOWNLOADS,
+            max_concurrent_layer_downloads: None,
             proxy: Proxy {
                 https: address("agent.https_proxy")?,
                 http: address("agent.http_proxy")?,
@@ -239,7 +238,5 @@ const POLICY_HINT: &str = "no image policy is configured; name one by image_secu
     (kbs:///repository/type/tag or file:///path) or write one as image_security_policy in the table \
     [image] of the configuration file, or, when the file has no such table, by \
     agent.image_policy_file on the kernel command line";
-/// As many as today's hub.
-const DOWNLOADS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(2);
 /// No image has more layers.
 const MAX_DOWNLOADS: u64 = 500;
