@@ -65,7 +65,8 @@ fn impatient_guest(registry: &Hostile) -> Guest {
         .clone()
         .with("image_agent.timeouts.connect", 2)
         .with("image_agent.timeouts.idle", 1)
-        .with("image_agent.timeouts.total", 30);
+        .with("image_agent.timeouts.total", 30)
+        .with("image_agent.downloads.attempts", 2);
     guest
 }
 

@@ -8,6 +8,7 @@
 )]
 
 mod across;
+mod bad_line;
 mod beside;
 mod bundle;
 mod cli;
