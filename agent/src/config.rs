@@ -13,6 +13,7 @@ mod kbs;
 mod limits;
 mod nearest;
 mod read;
+mod registry;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kbs_client::KbsConfig;
+use policy::Platform;
 use url::Url;
 
 use crate::registries::Registries;
@@ -36,6 +38,7 @@ pub use self::downloads::DownloadSettings;
 pub use self::environment::Environment;
 pub use self::error::{ConfigError, Fault, Origin, Position};
 pub use self::kbs::KbsSettings;
+pub use self::registry::RegistrySettings;
 pub use self::store::StoreSettings;
 pub use self::warning::Warning;
 
@@ -141,7 +144,7 @@ pub struct Proxy {
 }
 
 /// What is ours alone: the table `[image_agent]`.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Own {
     /// Who attests to the Key Broker Service; found out when it is not said.
     pub attester: Option<AttesterName>,
@@ -161,7 +164,36 @@ pub struct Own {
     pub downloads: DownloadSettings,
     /// How layers are got and kept.
     pub store: StoreSettings,
+    /// The platform whose image is chosen from an index, where it is not the one that this program
+    /// was built for.
+    pub platform: Option<Platform>,
+    /// The folders that may have certificates for a registry, the first that has any counts.
+    pub certs_d: Vec<PathBuf>,
+    /// What single registries have of their own.
+    pub registries: Vec<RegistrySettings>,
 }
+
+impl Default for Own {
+    fn default() -> Self {
+        Self {
+            attester: None,
+            kbs: KbsSettings::default(),
+            require_authenticated_kbs: false,
+            verbose_errors: false,
+            danger_host_writable_store: false,
+            limits: rootfs::Limits::default(),
+            timeouts: Timeouts::default(),
+            downloads: DownloadSettings::default(),
+            store: StoreSettings::default(),
+            platform: None,
+            certs_d: CERTS_D.into_iter().map(PathBuf::from).collect(),
+            registries: Vec::new(),
+        }
+    }
+}
+
+/// Where containers-certs.d(5) has certificates for registries.
+const CERTS_D: [&str; 2] = ["/etc/containers/certs.d", "/etc/docker/certs.d"];
 
 /// Who attests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -317,7 +349,7 @@ impl fmt::Debug for Proxy {
 }
 
 /// A URL without its user name and password.
-fn masked(url: &Url) -> String {
+pub(crate) fn masked(url: &Url) -> String {
     let text = url.as_str();
     match text
         .split_once("://")

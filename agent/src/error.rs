@@ -1,6 +1,6 @@
 //! What can go wrong with a pull: one variant per stage, and the closed list of causes.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 
 use policy::{Denied, Digest};
@@ -8,8 +8,9 @@ use policy::{Denied, Digest};
 use crate::bundle::BundleError;
 use crate::config::ConfigError;
 use crate::record::Record;
-use crate::registry::{OpenError, RegistryError};
+use crate::registry::RegistryError;
 use crate::resources::ResourceError;
+use crate::sources::OpenError;
 use crate::store::{Amount, Shortage, StoreError, size};
 
 /// A pull that failed. The variant is the stage; the source says what happened there.
@@ -59,6 +60,15 @@ pub enum Error {
     /// The manifest cannot be had.
     #[error("resolve")]
     Resolve(#[source] RegistryError),
+
+    /// None of several places has the image, each for its own cause.
+    #[error("resolve: {}", Listed(failures, blocked))]
+    Nowhere {
+        /// Why not, place by place: [`Error::Resolve`] or [`Error::Manifest`].
+        failures: Vec<Error>,
+        /// Hosts that were not asked, because the registries configuration blocks them.
+        blocked: Vec<String>,
+    },
 
     /// The manifest is not one, or not the one that was asked for.
     #[error("resolve")]
@@ -171,6 +181,15 @@ impl Error {
         }
     }
 
+    /// Whether a registry wants other credentials than those that we have.
+    pub(crate) fn is_refusal(&self) -> bool {
+        match self {
+            Self::Resolve(source) => source.is_refusal(),
+            Self::Nowhere { failures, .. } => failures.iter().any(Self::is_refusal),
+            _ => false,
+        }
+    }
+
     /// The decision record, where the error is one.
     pub fn record(&self) -> Option<Record> {
         match self {
@@ -192,6 +211,26 @@ fn answer(denied: &Denied) -> &'static str {
         "the image policy cannot judge for now, try again"
     } else {
         "Image policy rejected: Denied by policy"
+    }
+}
+
+/// What failed at each place, in the order in which they were asked.
+struct Listed<'a>(&'a [Error], &'a [String]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(failures, blocked) = self;
+        write!(f, "none of {} places has it", failures.len())?;
+        for (number, failure) in (1..).zip(*failures) {
+            // The stage is said once, in front.
+            let cause = std::error::Error::source(failure).map(chain);
+            let cause = cause.unwrap_or_else(|| failure.to_string());
+            write!(f, "; [{number}] {cause}")?;
+        }
+        for host in *blocked {
+            write!(f, "; {host} is blocked by the registries configuration")?;
+        }
+        Ok(())
     }
 }
 

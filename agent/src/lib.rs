@@ -12,8 +12,10 @@
 //! [`pull`] is that line; every other module serves one step of it. What is decided, and by whom,
 //! is the business of the [`policy`] crate; what reaches the disk, that of [`rootfs`].
 
+pub mod auth;
 mod blocking;
 mod bundle;
+pub mod certs;
 pub mod cli;
 pub mod config;
 mod credentials;
@@ -32,13 +34,14 @@ mod mountinfo;
 pub mod progress;
 pub mod pull;
 pub mod record;
-mod registries;
+pub mod registries;
 mod registry;
 mod resources;
 mod room;
 pub mod serve;
 mod service;
 mod socket;
+mod sources;
 mod spec;
 mod status;
 mod store;

@@ -169,9 +169,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::certs::Certificates;
     use crate::config::Timeouts;
     use crate::registries::Registries;
-    use crate::registry::{Route, Throttle};
+    use crate::registry::{Account, Reach, Route, Throttle};
 
     fn registry() -> Registry {
         Registry::new(Route {
@@ -190,7 +191,18 @@ mod tests {
         let config = Lookaside::parse([("test", config.as_bytes())]).unwrap();
         let image = "registry.example/team/app:1".parse().unwrap();
         let registry = registry();
-        let source = registry.open(&Registries::default(), &image, None).unwrap();
+        let endpoints = Registries::default().endpoints(&image).unwrap();
+        let endpoint = endpoints.into_iter().next().unwrap();
+        let reach = Reach::Tls(Certificates::default());
+        let source = registry
+            .source(
+                endpoint,
+                image.repository(),
+                &reach,
+                &[],
+                Account::default(),
+            )
+            .unwrap();
         let place = Place::of(&registry, &source, &config, &image);
         place.in_lookaside(&Digest::sha256_of(b"")).await
     }

@@ -4,13 +4,11 @@
 //! decision is ever stored: every call fetches the policy and decides afresh, and only the
 //! fetching and unpacking of a layer that is already in the store is left out.
 
-use std::borrow::Cow;
 use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::future::try_join;
-use kbs_client::Secret;
 use policy::{
     Approved, Decision, Denied, Digest, Document, Evidence, Image, ImageRef, Lookaside, Manifest,
     Needs, Policy,
@@ -30,9 +28,9 @@ use crate::layers::{self, Layers};
 use crate::lookaside::Place;
 use crate::progress::{Listener, Progress};
 use crate::record::Record;
-use crate::registries::Registries;
-use crate::registry::{Registry, Source};
+use crate::registry::{Places, Registry, Source};
 use crate::resources::Resources;
+use crate::sources::Sources;
 use crate::store::{Store, StoredLayer};
 use crate::{credentials, evidence, room};
 
@@ -120,12 +118,11 @@ impl Agent {
             }
             placed => placed,
         }?;
-        let reference = ImageRef::parse_edge(image).map_err(Error::Reference)?;
         reclaim(wanted.store.clone());
         let documents = &wanted.documents;
-        let (source, manifest) = self.approve(&reference, documents, listener).await?;
-        let image = self.with_config(&source, manifest, documents).await?;
-        Box::pin(self.deliver(Arc::new(source), image, wanted, listener)).await
+        let (places, manifest) = self.approve(image, documents, listener).await?;
+        let image = self.with_config(&places, manifest, documents).await?;
+        Box::pin(self.deliver(places, image, wanted, listener)).await
     }
 
     /// The store, and the bundle's path as far as it can be judged before there is a bundle.
@@ -154,10 +151,9 @@ impl Agent {
         let limit = self.config.image_agent.timeouts.total;
         let seconds = limit.as_secs();
         let verifying = async {
-            let reference = ImageRef::parse_edge(image).map_err(Error::Reference)?;
             let (documents, listener) = (Documents::default(), Listener::silent());
-            let (source, manifest) = self.approve(&reference, &documents, &listener).await?;
-            let image = self.with_config(&source, manifest, &documents).await?;
+            let (places, manifest) = self.approve(image, &documents, &listener).await?;
+            let image = self.with_config(&places, manifest, &documents).await?;
             Ok(self.record(image.decision()))
         };
         tokio::time::timeout(limit, verifying)
@@ -194,24 +190,33 @@ impl Agent {
     /// The policy and then its keys are fetched beside the manifest and then its signatures.
     async fn approve(
         &self,
-        reference: &ImageRef,
+        image: &str,
         documents: &Documents,
         listener: &Listener,
-    ) -> Result<(Source, Approved<Manifest>), Error> {
-        let (tell, policy) = oneshot::channel();
+    ) -> Result<(Places, Approved<Manifest>), Error> {
+        // Sooner than anything is fetched.
+        ImageRef::parse_edge(image).map_err(Error::Reference)?;
+        let (tell_name, name) = oneshot::channel();
+        let (tell_policy, policy) = oneshot::channel();
         let keys = async {
             let policy = self.policy().await?;
-            let locations = policy.rules_for(reference).resources();
+            let name: Result<ImageRef, _> = name.await;
+            let locations = name.map(|name| policy.rules_for(&name).resources());
             // Nobody listens any more when the other side has failed.
-            let _ = tell.send(policy);
-            Ok(evidence::keys(&self.resources, locations).await)
+            let _ = tell_policy.send(policy);
+            match locations {
+                Ok(locations) => Ok(evidence::keys(&self.resources, locations).await),
+                // The other side has failed, and says why.
+                Err(_) => pending().await,
+            }
         };
-        let found = self.find(reference, documents, listener, policy);
+        let found = self.find(image, documents, listener, tell_name, policy);
         // In this order: without a policy nothing else is begun.
         let (keys, found) = try_join(keys, found).await?;
         let Found {
             policy,
-            source,
+            reference,
+            places,
             manifest,
             mut evidence,
         } = found;
@@ -221,37 +226,37 @@ impl Agent {
         let manifest = decided.map_err(|denied| self.denied(denied))?;
         listener.tell(Progress::Approved(manifest.digest()));
         info!(record = %self.record(manifest.decision()).line(), "approved");
-        Ok((source, manifest))
+        Ok((places, manifest))
     }
 
     /// The manifest and what speaks for it, but for the keys.
     async fn find(
         &self,
-        reference: &ImageRef,
+        image: &str,
         documents: &Documents,
         listener: &Listener,
+        tell_name: oneshot::Sender<ImageRef>,
         policy: oneshot::Receiver<Policy>,
     ) -> Result<Found, Error> {
-        let resolved = async {
-            let source = self.open(reference).await?;
-            let manifest = self.resolve(&source, reference, documents).await?;
+        let located = self.locate(image, documents, tell_name).await;
+        if let Ok((_, _, manifest)) = &located {
             listener.tell(Progress::Resolved(manifest.digest()));
-            Ok((source, manifest))
-        };
-        let resolved = resolved.await;
+        }
         // Before the registry's failure, if it has failed: that of the policy is told first, by
         // whoever fetches it, and that ends this.
         let Ok(policy) = policy.await else {
             return pending().await;
         };
-        let (source, manifest) = resolved?;
-        let needs = policy.rules_for(reference).needs(&manifest);
+        let (reference, places, manifest) = located?;
+        let source = places.first();
+        let needs = policy.rules_for(&reference).needs(&manifest);
         let lookaside = self.lookaside(&needs).await?;
-        let place = Place::of(&self.registry, &source, &lookaside, reference);
-        let evidence = evidence::gather(&source, &place, &needs).await;
+        let place = Place::of(&self.registry, source, &lookaside, &reference);
+        let evidence = evidence::gather(source, &place, &needs).await;
         Ok(Found {
             policy,
-            source,
+            reference,
+            places,
             manifest,
             evidence,
         })
@@ -299,39 +304,69 @@ impl Agent {
         Policy::parse(&document).map_err(Error::Policy)
     }
 
-    /// The registry of `reference`, with the owner's credentials for it if there are any.
-    async fn open(&self, reference: &ImageRef) -> Result<Source, Error> {
-        let credentials = async {
-            let Some(location) = &self.config.image.registry_credentials else {
-                return Ok(None);
-            };
-            let what = "registry credentials";
-            let fetched = self.resources.fetch(location).await;
-            fetched
-                .map(Some)
-                .map_err(|source| Error::Resource { what, source })
+    /// The name that is meant, where it is served, and the manifest that it stands for.
+    async fn locate(
+        &self,
+        image: &str,
+        documents: &Documents,
+        tell_name: oneshot::Sender<ImageRef>,
+    ) -> Result<(ImageRef, Places, Unverified<Manifest>), Error> {
+        let sources = Sources {
+            config: &self.config,
+            resources: &self.resources,
+            registry: &self.registry,
         };
-        let (auth_json, registries) = try_join(credentials, self.registries()).await?;
-        let auth_json = auth_json.as_ref().map(Secret::expose);
-        self.registry
-            .open(&registries, reference, auth_json)
-            .map_err(Error::Open)
+        let registries = sources.registries().await?;
+        let reference = registries.reference(image).map_err(Error::Reference)?;
+        // Whoever wants to know may have failed.
+        let _ = tell_name.send(reference.clone());
+        let places = sources.places(&registries, &reference).await?;
+        let resolved = match self.resolve_anywhere(&places, &reference, documents).await {
+            // Credentials that were kept may have run out since.
+            Err(error) if error.is_refusal() && self.resources.keeps_any() => {
+                info!(error = %chain(&error), "fetching the registry credentials again");
+                self.resources.forget();
+                let places = sources.places(&registries, &reference).await?;
+                self.resolve_anywhere(&places, &reference, documents).await
+            }
+            resolved => resolved,
+        };
+        let (places, manifest) = resolved?;
+        Ok((reference, places, manifest))
     }
 
-    /// What the owner says about registries: in the configuration, or in a resource it names.
-    async fn registries(&self) -> Result<Cow<'_, Registries>, Error> {
-        let Some(location) = &self.config.image.registry_configuration else {
-            return Ok(Cow::Borrowed(&self.config.image.registries));
-        };
-        let what = "registries configuration";
-        let text = self.resources.fetch(location).await;
-        let text = text.map_err(|source| Error::Resource { what, source })?;
-        let (registries, warnings) = Registries::parse(&String::from_utf8_lossy(text.expose()))
-            .map_err(Error::Registries)?;
-        for warning in warnings {
-            warn!(%location, "{warning}");
+    /// The manifest from the first place that has it, and the places from that one on.
+    async fn resolve_anywhere(
+        &self,
+        places: &Places,
+        reference: &ImageRef,
+        documents: &Documents,
+    ) -> Result<(Places, Unverified<Manifest>), Error> {
+        let mut failures: Vec<Error> = Vec::new();
+        for source in places.iter() {
+            let may_speak_tls =
+                |error: &Error| matches!(error, Error::Resolve(error) if error.may_speak_tls());
+            if source.is_fallback() && !failures.last().is_some_and(may_speak_tls) {
+                continue;
+            }
+            match self.resolve(source, reference, documents).await {
+                Ok(manifest) => return Ok((places.beginning_at(source), manifest)),
+                Err(error @ (Error::Resolve(_) | Error::Manifest(_))) => {
+                    info!(place = %source.place(), error = %chain(&error), "not from there");
+                    failures.push(error);
+                }
+                // What this platform lacks here, it lacks everywhere.
+                Err(error) => return Err(error),
+            }
         }
-        Ok(Cow::Owned(registries))
+        let blocked = places.blocked().to_vec();
+        match failures.pop() {
+            Some(only) if failures.is_empty() && blocked.is_empty() => Err(only),
+            last => {
+                failures.extend(last);
+                Err(Error::Nowhere { failures, blocked })
+            }
+        }
     }
 
     /// Where the owner says that signatures are, if any are needed.
@@ -369,7 +404,9 @@ impl Agent {
         match document {
             Document::Manifest(manifest) => Ok(manifest),
             Document::Index(index) => {
-                let chosen = index.choose(&Platform::host()).map_err(Error::Platform)?;
+                let platform = self.config.image_agent.platform.clone();
+                let platform = platform.unwrap_or_else(Platform::host);
+                let chosen = index.choose(&platform).map_err(Error::Platform)?;
                 if let Some(raw) = documents.find(chosen.digest()).await {
                     let content_type = Some(chosen.media_type());
                     let instance = index.instance(&chosen, content_type, raw);
@@ -391,7 +428,7 @@ impl Agent {
 
     async fn with_config(
         &self,
-        source: &Source,
+        places: &Places,
         manifest: Approved<Manifest>,
         documents: &Documents,
     ) -> Result<Approved<Image>, Error> {
@@ -399,7 +436,15 @@ impl Agent {
         if let Some(raw) = documents.find(descriptor.digest()).await {
             return manifest.with_config(&raw).map_err(Error::Config);
         }
-        let raw = source.small_blob(descriptor, MAX_CONFIG_BYTES).await;
+        let mut raw = places
+            .first()
+            .small_blob(descriptor, MAX_CONFIG_BYTES)
+            .await;
+        for source in places.iter().skip(1) {
+            let Err(error) = &raw else { break };
+            info!(error = %chain(error), "asking the next place");
+            raw = source.small_blob(descriptor, MAX_CONFIG_BYTES).await;
+        }
         let raw = raw.map_err(Error::FetchConfig)?;
         documents.note(descriptor.digest(), &raw);
         manifest.with_config(&raw).map_err(Error::Config)
@@ -408,7 +453,7 @@ impl Agent {
     /// Gets the layers and mounts them; once more if unused layers of others were in the way.
     async fn deliver(
         &self,
-        source: Arc<Source>,
+        places: Places,
         image: Approved<Image>,
         wanted: Wanted,
         listener: &Listener,
@@ -418,7 +463,7 @@ impl Agent {
         let free = room::make(&wanted.store, &image, under_way).await?;
         let mut has_made_room = false;
         loop {
-            let result = self.fill(&source, &image, &wanted, listener).await;
+            let result = self.fill(&places, &image, &wanted, listener).await;
             let error = match result {
                 Err(error) if error.is_disk_full() => error,
                 other => return other,
@@ -432,7 +477,7 @@ impl Agent {
 
     async fn fill(
         &self,
-        source: &Arc<Source>,
+        places: &Places,
         image: &Arc<Approved<Image>>,
         wanted: &Wanted,
         listener: &Listener,
@@ -444,7 +489,7 @@ impl Agent {
         let reservation = reservation.map_err(Error::Assemble)?;
         let pull = layers::Pull {
             store: &wanted.store,
-            source,
+            source: places.first(),
             budget: &Arc::new(Budget::new(self.config.image_agent.limits.clone())),
             listener,
         };
@@ -502,7 +547,8 @@ async fn decide(
 /// What a decision takes.
 struct Found {
     policy: Policy,
-    source: Source,
+    reference: ImageRef,
+    places: Places,
     manifest: Unverified<Manifest>,
     evidence: Evidence,
 }

@@ -3,10 +3,12 @@
 //! Pure: text in, places out. Policy and signatures are always about the name that was asked for;
 //! what is rewritten here only decides where its bytes come from.
 
+mod merge;
 mod read;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use policy::{ImageRef, Reference, ReferenceError};
@@ -17,6 +19,8 @@ use crate::config::{ConfigError, Document, Warning};
 #[derive(Debug, Clone, Default)]
 pub struct Registries {
     entries: Vec<Entry>,
+    /// Full names by short ones; an empty one takes back what another file has said.
+    aliases: BTreeMap<String, String>,
 }
 
 /// A place that serves an image.
@@ -30,6 +34,8 @@ pub struct Endpoint {
     pub transport: Transport,
     /// Whether pulls from there, or of the name that was asked for, are forbidden.
     pub blocked: bool,
+    /// The registry that was asked for, where the place wants to be told it (`?ns=`).
+    pub namespace: Option<String>,
 }
 
 /// How a host is reached.
@@ -37,7 +43,8 @@ pub struct Endpoint {
 pub enum Transport {
     /// By TLS.
     Https,
-    /// By plain http, as `insecure = true` says.
+    /// By plain http, as `insecure = true` says; by TLS that nobody vouches for where the host
+    /// turns out to speak nothing else.
     PlainHttp,
 }
 
@@ -64,8 +71,32 @@ impl Registries {
         Ok((registries, warnings))
     }
 
+    /// The name that was asked for, written out: a short name that has an alias is that name, any
+    /// other one is docker.io's. It is what the policy judges.
+    pub fn reference(&self, asked: &str) -> Result<ImageRef, ReferenceError> {
+        match self.unaliased(asked) {
+            Some(full) => ImageRef::parse_edge(&full),
+            None => ImageRef::parse_edge(asked),
+        }
+    }
+
+    /// What a short name with an alias stands for, with its tag or digest.
+    fn unaliased(&self, asked: &str) -> Option<String> {
+        let (name, rest) = asked.split_at(asked.find([':', '@']).unwrap_or(asked.len()));
+        // A colon before a slash is that of a port, so that the name is no short one.
+        let full = self.alias(name).filter(|_| !rest.contains('/'))?;
+        Some(format!("{full}{rest}"))
+    }
+
+    /// The full name of a short one, both without tag or digest.
+    pub fn alias(&self, short: &str) -> Option<&str> {
+        let full = self.aliases.get(short)?;
+        (!full.is_empty()).then_some(full.as_str())
+    }
+
     /// The place that the name means when no mirror is used.
-    pub fn lookup(&self, image: &ImageRef) -> Result<Endpoint, RewriteError> {
+    #[cfg(test)]
+    pub(crate) fn lookup(&self, image: &ImageRef) -> Result<Endpoint, RewriteError> {
         match self.entry_for(&image.name()) {
             None => Ok(as_asked(image)),
             Some(entry) => self.primary(image, entry),
@@ -84,9 +115,24 @@ impl Registries {
             .iter()
             .filter(|mirror| mirror.pull.admits(by_digest));
         mirrors
-            .map(|mirror| self.endpoint(image, entry, Some(&mirror.location), mirror.insecure))
+            .map(|mirror| {
+                let place = self.endpoint(image, entry, Some(&mirror.location), mirror.insecure)?;
+                let namespace = mirror.namespace.then(|| image.registry().to_owned());
+                Ok(Endpoint { namespace, ..place })
+            })
             .chain([self.primary(image, entry)])
             .collect()
+    }
+
+    /// What the entries are about, in the order of the file.
+    pub fn prefixes(&self) -> Vec<String> {
+        let entries = self.entries.iter();
+        entries.map(|entry| entry.prefix.to_string()).collect()
+    }
+
+    /// How many bytes of `name` a `prefix` stands for, if it is a prefix and about that name.
+    pub fn matched(prefix: &str, name: &str) -> Option<usize> {
+        read::parse_prefix(prefix).ok().flatten()?.matched(name)
     }
 
     /// The hosts that plain http may be spoken to, `host[:port]`: those that an `insecure` entry
@@ -106,8 +152,25 @@ impl Registries {
             .collect()
     }
 
+    /// The hosts that the owner names as places of images, whether or not with a port.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &str> {
+        let places = self.entries.iter().flat_map(|entry| {
+            let mirrors = entry.mirrors.iter().map(|mirror| mirror.location.as_str());
+            let prefix = match &entry.prefix {
+                Prefix::Namespace(prefix) => Some(prefix.as_str()),
+                Prefix::Subdomains(_) => None,
+            };
+            mirrors.chain(entry.location.as_deref()).chain(prefix)
+        });
+        places.filter_map(|place| place.split('/').next())
+    }
+
     pub(crate) fn entries(&self) -> &[Entry] {
         &self.entries
+    }
+
+    pub(crate) fn aliases(&self) -> &BTreeMap<String, String> {
+        &self.aliases
     }
 
     /// The entry with the longest prefix. A wildcard wins over a host of the same length, as in
@@ -160,6 +223,7 @@ impl Registries {
             repository,
             transport,
             blocked,
+            namespace: None,
         })
     }
 }
@@ -202,6 +266,8 @@ pub(crate) struct Mirror {
     pub(crate) insecure: bool,
     /// Which references it serves.
     pub(crate) pull: PullFromMirror,
+    /// Whether it is told by `?ns=` which registry was asked for.
+    pub(crate) namespace: bool,
 }
 
 /// Which references a mirror serves.
@@ -277,5 +343,6 @@ fn as_asked(image: &ImageRef) -> Endpoint {
         repository: image.repository().to_owned(),
         transport: Transport::Https,
         blocked: false,
+        namespace: None,
     }
 }

@@ -1,44 +1,57 @@
 //! The registry: an untrusted place that serves manifests and blobs by name and digest.
 //!
-//! [`Registry::open`] gives the [`Source`] of one image: where it is fetched from and with which
-//! credentials. What a source returns is as trustworthy as the registry itself, not at all; the
+//! [`Registry::source`] gives a [`Source`] of one image: a place where it is fetched from, and with
+//! which credentials. What a source returns is as trustworthy as the registry itself, not at all; the
 //! [`policy`] crate turns its bytes into something better.
 
 mod blob;
-mod credentials;
 mod download;
 mod error;
 mod extension;
+mod guard;
 mod http;
+mod places;
 mod retry;
 mod throttle;
 mod token;
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use policy::{Descriptor, Digest, ImageRef};
 use reqwest::header::HeaderValue;
 use reqwest::{Response, StatusCode, Url};
 use tokio::sync::OnceCell;
 
-use self::credentials::BasicCredentials;
 use self::download::{Download, Ended};
 use self::extension::MAX_LIST_BYTES;
+use self::guard::Named;
 use self::http::{Answer, Http, Request};
-use crate::registries::{Endpoint, Registries, RewriteError, Transport};
+use crate::auth::Login;
+use crate::certs::Certificates;
+use crate::registries::Endpoint;
 
 pub(crate) use self::blob::{BlobReader, BlobSender, blob_channel};
-pub(crate) use self::credentials::CredentialsError;
 pub(crate) use self::error::{RegistryError, Wanted};
-pub(crate) use self::http::Route;
+pub(crate) use self::http::{Reach, Route};
+pub(crate) use self::places::Places;
 pub(crate) use self::throttle::Throttle;
 
 /// How registries are reached, for the life of the process.
 #[derive(Debug)]
 pub(crate) struct Registry {
     route: Route,
-    secure: OnceLock<Http>,
-    plain: OnceLock<Http>,
+    named: Named,
+    /// Connections are kept for as long as a place is reached in the same way, the latest first.
+    clients: Mutex<Vec<(Reach, Http)>>,
+}
+
+/// Who we are at one place.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Account {
+    /// The login, if there is one.
+    pub(crate) login: Option<Login>,
+    /// Where it is from, in words and without a secret.
+    pub(crate) origin: String,
 }
 
 /// Bytes as a registry served them, and what it calls them.
@@ -53,40 +66,44 @@ pub(crate) struct Served {
 impl Registry {
     /// Registries reached by `route`; nothing is connected or read yet.
     pub(crate) fn new(route: Route) -> Self {
+        let named = Named::default();
+        let proxies = [&route.https_proxy, &route.http_proxy];
+        let proxies = proxies.into_iter().flatten();
+        let proxies: Vec<Url> = proxies.filter_map(|url| Url::parse(url).ok()).collect();
+        named.add(proxies.iter().filter_map(Url::host_str));
         Self {
             route,
-            secure: OnceLock::new(),
-            plain: OnceLock::new(),
+            named,
+            clients: Mutex::default(),
         }
     }
 
-    /// The place that serves `reference` according to `registries`, to be used with the owner's
-    /// `auth_json` if there is one.
-    pub(crate) fn open(
+    /// Lets registries lead to these hosts, `host[:port]`, which the configuration names, even
+    /// where they are addresses of the guest itself.
+    pub(crate) fn name<'h>(&self, hosts: impl IntoIterator<Item = &'h str>) {
+        self.named.add(hosts);
+    }
+
+    /// One place that serves the image whose repository the caller calls `asked`.
+    pub(crate) fn source(
         &self,
-        registries: &Registries,
-        reference: &ImageRef,
-        auth_json: Option<&[u8]>,
-    ) -> Result<Source, OpenError> {
-        let endpoint = registries.lookup(reference)?;
-        if endpoint.blocked {
-            return Err(RegistryError::Blocked {
-                name: reference.to_string(),
-            }
-            .into());
-        }
-        let credentials = auth_json
-            .map(|file| credentials::credentials_for(file, &endpoint.host, &endpoint.repository))
-            .transpose()?
-            .flatten();
-        let (http, base) = self.client_for(&endpoint)?;
+        endpoint: Endpoint,
+        asked: &str,
+        reach: &Reach,
+        plain_hosts: &[String],
+        account: Account,
+    ) -> Result<Source, RegistryError> {
+        let base = base(&endpoint.host, reach)?;
+        self.named.add([endpoint.host.as_str()]);
         Ok(Source {
-            http,
+            http: self.http(reach)?,
+            via: self.route.proxy_for(&base),
             base,
+            is_fallback: matches!(reach, Reach::UnverifiedTls(_)),
             endpoint,
-            asked: reference.repository().to_owned(),
-            plain_hosts: registries.plain_hosts(),
-            credentials,
+            asked: asked.to_owned(),
+            plain_hosts: plain_hosts.to_vec(),
+            account,
             authorization: Mutex::new(None),
             keeps_signatures: OnceCell::new(),
         })
@@ -99,22 +116,24 @@ impl Registry {
         url: Url,
         limit: usize,
     ) -> Result<Option<Vec<u8>>, RegistryError> {
-        let transport = match url.scheme() {
-            "http" => Transport::PlainHttp,
-            _ => Transport::Https,
+        let reach = match url.scheme() {
+            "http" => Reach::PlainHttp,
+            _ => Reach::Tls(Certificates::default()),
         };
+        let host = url.host_str().unwrap_or_default();
+        self.named.add([host]);
+        let wanted = Wanted::of(host, "a signature").through(self.route.proxy_for(&url));
         let request = Request {
-            wanted: Wanted {
-                host: url.host_str().unwrap_or_default().to_owned(),
-                thing: "a signature".to_owned(),
-            },
+            wanted,
+            home: &url.clone(),
+            form: None,
             url,
             accept: None,
             from: 0,
             authorization: None,
             plain_hosts: &[],
         };
-        let answer = self.http(transport)?.get_small(&request, limit).await?;
+        let answer = self.http(&reach)?.get_small(&request, limit).await?;
         match answer.status {
             StatusCode::OK => Ok(Some(answer.body)),
             StatusCode::NOT_FOUND => Ok(None),
@@ -122,59 +141,33 @@ impl Registry {
         }
     }
 
-    fn http(&self, transport: Transport) -> Result<Http, RegistryError> {
-        let cell = match transport {
-            Transport::Https => &self.secure,
-            Transport::PlainHttp => &self.plain,
-        };
-        if let Some(http) = cell.get() {
+    fn http(&self, reach: &Reach) -> Result<Http, RegistryError> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, http)) = clients.iter().find(|(known, _)| known == reach) {
             return Ok(http.clone());
         }
-        let http = match transport {
-            Transport::Https => Http::secure(&self.route)?,
-            Transport::PlainHttp => Http::plain(&self.route)?,
-        };
-        Ok(cell.get_or_init(|| http).clone())
-    }
-
-    fn client_for(&self, endpoint: &Endpoint) -> Result<(Http, Url), RegistryError> {
-        let http = self.http(endpoint.transport)?;
-        let scheme = match endpoint.transport {
-            Transport::Https => "https",
-            Transport::PlainHttp => "http",
-        };
-        // Docker Hub's name is not the host of its registry.
-        let host = match endpoint.host.as_str() {
-            "docker.io" => "registry-1.docker.io",
-            host => host,
-        };
-        let wanted = Wanted {
-            host: host.to_owned(),
-            thing: "the registry".to_owned(),
-        };
-        let base = Url::parse(&format!("{scheme}://{host}/v2/")).map_err(|error| {
-            RegistryError::Unreachable {
-                wanted,
-                reason: error.to_string(),
-            }
-        })?;
-        Ok((http, base))
+        let http = Http::new(&self.route, reach, &self.named)?;
+        clients.insert(0, (reach.clone(), http.clone()));
+        clients.truncate(MAX_CLIENTS);
+        Ok(http)
     }
 }
 
-/// Why a source cannot be opened.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// The registry is blocked, or the client cannot be made.
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
-    /// The registries configuration makes no name of this one.
-    #[error(transparent)]
-    Rewrite(#[from] RewriteError),
-    /// The owner's credentials file is malformed.
-    #[error(transparent)]
-    Credentials(#[from] CredentialsError),
+/// Where the API of a registry is.
+fn base(host: &str, reach: &Reach) -> Result<Url, RegistryError> {
+    let scheme = match reach {
+        Reach::PlainHttp => "http",
+        Reach::Tls(_) | Reach::UnverifiedTls(_) => "https",
+    };
+    // Docker Hub's name is not the host of its registry.
+    let host = match host {
+        "docker.io" => "registry-1.docker.io",
+        host => host,
+    };
+    Url::parse(&format!("{scheme}://{host}/v2/")).map_err(|error| RegistryError::Unreachable {
+        wanted: Wanted::of(host, "the registry"),
+        reason: error.to_string(),
+    })
 }
 
 /// One repository at one registry, with the credentials for it alone.
@@ -187,12 +180,32 @@ pub(crate) struct Source {
     /// leads from there may be the owner's secret.
     asked: String,
     plain_hosts: Vec<String>,
-    credentials: Option<BasicCredentials>,
+    /// The proxy on the way there.
+    via: Option<String>,
+    /// Whether this is another way to the place before, which may not speak plain http.
+    is_fallback: bool,
+    account: Account,
     authorization: Mutex<Option<HeaderValue>>,
     keeps_signatures: OnceCell<bool>,
 }
 
 impl Source {
+    /// The place, `host/repository`.
+    pub(crate) fn place(&self) -> String {
+        format!("{}/{}", self.endpoint.host, self.endpoint.repository)
+    }
+
+    /// Whether this is another way to the place before, for when that does not speak plain http.
+    pub(crate) fn is_fallback(&self) -> bool {
+        self.is_fallback
+    }
+
+    /// The same place, which is given up sooner, as there are others.
+    pub(crate) fn hasty(self) -> Self {
+        let http = self.http.hasty();
+        Self { http, ..self }
+    }
+
     /// The image under the name of the place that it is pulled from, by which lookasides go; the
     /// policy goes by the name that was asked for.
     pub(crate) fn physical(&self, image: &ImageRef) -> ImageRef {
@@ -211,7 +224,7 @@ impl Source {
         selector: &str,
         limit: usize,
     ) -> Result<Served, RegistryError> {
-        let wanted = Wanted::manifest(&self.endpoint.host, &self.asked, selector);
+        let wanted = self.from_here(Wanted::manifest(&self.endpoint.host, &self.asked, selector));
         let url = self.url("manifests", selector);
         let answer = self.get_small(url, Some(ACCEPTED), &wanted, limit).await?;
         let untrusted_content_type = answer.content_type().map(str::to_owned);
@@ -228,7 +241,7 @@ impl Source {
         limit: u64,
     ) -> Result<Vec<u8>, RegistryError> {
         let digest = descriptor.digest().to_string();
-        let wanted = Wanted::blob(&self.endpoint.host, &self.asked, &digest);
+        let wanted = self.from_here(Wanted::blob(&self.endpoint.host, &self.asked, &digest));
         let size = descriptor.size();
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         if usize::try_from(size).map_or(true, |size| size > limit) {
@@ -267,7 +280,7 @@ impl Source {
         mut progress: impl FnMut(u64),
     ) -> Result<(), RegistryError> {
         let digest = descriptor.digest().to_string();
-        let wanted = Wanted::blob(&self.endpoint.host, &self.asked, &digest);
+        let wanted = self.from_here(Wanted::blob(&self.endpoint.host, &self.asked, &digest));
         let url = self.url("blobs", &digest);
         let mut download = Download::new(wanted, descriptor.size());
         let mut tries = self.http.tries();
@@ -309,10 +322,9 @@ impl Source {
         let asking = || async {
             let request = Request {
                 url: self.base.clone(),
-                wanted: Wanted {
-                    host: self.endpoint.host.clone(),
-                    thing: "the registry's features".to_owned(),
-                },
+                wanted: self.from_here(Wanted::of(&self.endpoint.host, "the registry's features")),
+                home: &self.base,
+                form: None,
                 accept: None,
                 from: 0,
                 authorization: None,
@@ -340,7 +352,11 @@ impl Source {
     /// The list of the signatures that the registry keeps of a document, as it is served.
     pub(crate) async fn signature_list(&self, subject: &Digest) -> Result<Vec<u8>, RegistryError> {
         let url = self.signature_list_url(subject);
-        let wanted = Wanted::signatures(&self.endpoint.host, &self.asked, subject);
+        let wanted = self.from_here(Wanted::signatures(
+            &self.endpoint.host,
+            &self.asked,
+            subject,
+        ));
         let answer = self.get_small(url, None, &wanted, MAX_LIST_BYTES).await?;
         Ok(answer.body)
     }
@@ -362,12 +378,15 @@ impl Source {
             from,
             authorization: authorization.as_ref(),
             plain_hosts: &self.plain_hosts,
+            home: &self.base,
+            form: None,
         };
         let mut response = self.http.get(&request).await?;
         let renewed;
         if response.status() == StatusCode::UNAUTHORIZED {
             let challenge = self.refusal(response, wanted).await?;
-            renewed = self.authorize(&challenge.headers).await?;
+            let authorized = self.authorize(&challenge.headers).await;
+            renewed = authorized.map_err(|error| error.with_account(&self.account.origin))?;
             request.authorization = Some(&renewed);
             response = self.http.get(&request).await?;
         }
@@ -377,7 +396,11 @@ impl Source {
             _ => {}
         }
         let refusal = self.refusal(response, wanted).await?;
-        Err(RegistryError::refusal(wanted, &refusal))
+        Err(RegistryError::refusal(wanted, &refusal).with_account(&self.account.origin))
+    }
+
+    fn from_here(&self, wanted: Wanted) -> Wanted {
+        wanted.through(self.via.clone())
     }
 
     /// An answer that is not what was asked for.
@@ -415,7 +438,7 @@ impl Source {
             &self.endpoint.repository,
             &self.base,
             headers,
-            self.credentials.as_ref(),
+            self.account.login.as_ref(),
         )
         .await?;
         *self
@@ -439,10 +462,15 @@ impl Source {
             "/v2/{}/{kind}/{selector}",
             self.endpoint.repository
         ));
+        if let Some(namespace) = &self.endpoint.namespace {
+            url.query_pairs_mut().append_pair("ns", namespace);
+        }
         url
     }
 }
 
+/// Each has connections of its own; more ways to reach registries than these are in no use at a time.
+const MAX_CLIENTS: usize = 32;
 /// Bytes of an answer whose body nobody reads.
 const MAX_PING_BYTES: usize = 1 << 20;
 /// Every kind of manifest that we can read; what else a registry has, it may refuse or convert.

@@ -27,6 +27,7 @@ pub(crate) struct Resources {
     kbs: Kbs,
     /// Location of the policy, and the only ones that it may be.
     accepted: Option<(String, Vec<Digest>)>,
+    keeps: bool,
 }
 
 #[derive(Debug)]
@@ -120,7 +121,13 @@ impl Resources {
             }
             _ => None,
         };
-        Ok(Self { kbs, accepted })
+        let freshness = config.image_agent.kbs.freshness;
+        let keeps = !freshness.ttl.is_zero() || !freshness.stale.is_zero();
+        Ok(Self {
+            kbs,
+            accepted,
+            keeps,
+        })
     }
 
     /// The client of the Key Broker Service, unless files stand for it.
@@ -129,6 +136,11 @@ impl Resources {
             Kbs::Remote(client) => Some(client),
             Kbs::Offline(_) => None,
         }
+    }
+
+    /// Whether what was fetched serves again for a while.
+    pub(crate) fn keeps_any(&self) -> bool {
+        self.keeps
     }
 
     /// Forgets what was fetched, so that what was rotated takes effect with the next pull.
@@ -328,6 +340,7 @@ mod tests {
         Resources {
             kbs: Kbs::Offline(Vec::new()),
             accepted: None,
+            keeps: false,
         }
     }
 

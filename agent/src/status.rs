@@ -10,8 +10,9 @@ use ttrpc::{Code, Status, get_status};
 
 use crate::bundle::BundleError;
 use crate::error::{Error, chain};
-use crate::registry::{OpenError, RegistryError};
+use crate::registry::RegistryError;
 use crate::resources::ResourceError;
+use crate::sources::OpenError;
 use crate::store::{StoreError, size};
 
 /// The status of a pull that failed.
@@ -87,9 +88,13 @@ impl Verdict {
                 "resolve",
                 "the registries configuration makes no name of this one",
             ),
-            Error::Open(OpenError::Credentials(_)) => {
+            Error::Open(OpenError::Credentials(_) | OpenError::Helper { .. }) => {
                 broken("resolve", "malformed registry credentials")
             }
+            Error::Open(OpenError::Certificates { .. } | OpenError::File { .. }) => {
+                broken("resolve", "proxy or certificates are unusable")
+            }
+            Error::Nowhere { failures, .. } => of_places(failures),
             Error::Open(OpenError::Registry(source)) | Error::Resolve(source) => {
                 of_registry("resolve", source)
             }
@@ -132,6 +137,18 @@ impl Verdict {
         };
         self.with(&facts)
     }
+}
+
+/// The code of the last place, which is the registry itself, and what each has said.
+fn of_places(failures: &[Error]) -> Verdict {
+    let causes = failures.iter().map(|failure| {
+        let verdict = Verdict::of(failure);
+        verdict.facts.unwrap_or_else(|| verdict.cause.to_owned())
+    });
+    let facts: Vec<String> = causes.collect();
+    let last = failures.last().map(Verdict::of);
+    let code = last.map_or(Code::UNAVAILABLE, |last| last.code);
+    verdict(code, "resolve", "no place has the image").with(&facts.join("; "))
 }
 
 /// Too little space, as was seen before anything was fetched or afterwards.

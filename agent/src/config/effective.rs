@@ -6,8 +6,8 @@ use policy::Digest;
 use toml::Value;
 
 use super::{
-    AttesterName, CREDENTIALS_FOLDER, Config, Image, Kbc, Own, PolicySource, Proxy, Source, masked,
-    value,
+    AttesterName, CREDENTIALS_FOLDER, Config, Image, Kbc, Own, PolicySource, Proxy,
+    RegistrySettings, Source, masked, value,
 };
 use crate::registries::Registries;
 
@@ -114,6 +114,15 @@ fn proxy(page: &mut Page, proxy: &Proxy) {
 }
 
 fn registries(page: &mut Page, registries: &Registries) {
+    if !registries.aliases().is_empty() {
+        page.table("[image.registry_config.aliases]");
+    }
+    for (short, full) in registries.aliases() {
+        page.entry(
+            &Value::from(short.as_str()).to_string(),
+            Value::from(full.as_str()),
+        );
+    }
     for entry in registries.entries() {
         page.table("[[image.registry_config.registry]]");
         page.text("prefix", &entry.prefix.to_string());
@@ -127,6 +136,7 @@ fn registries(page: &mut Page, registries: &Registries) {
             page.text("location", &mirror.location);
             page.entry("insecure", mirror.insecure);
             page.text("pull-from-mirror", mirror.pull.name());
+            page.entry("ns", mirror.namespace);
         }
     }
 }
@@ -141,6 +151,16 @@ fn own(page: &mut Page, own: &Own) {
     page.entry("require_authenticated_kbs", own.require_authenticated_kbs);
     page.entry("verbose_errors", own.verbose_errors);
     page.entry("danger_host_writable_store", own.danger_host_writable_store);
+    match &own.platform {
+        Some(platform) => page.text("platform", &platform.to_string()),
+        None => page.note("platform: the one of this program"),
+    }
+    let folders = own
+        .certs_d
+        .iter()
+        .map(|folder| folder.display().to_string());
+    page.entry("certs_d", Value::from(folders.collect::<Vec<_>>()));
+    own_registries(page, &own.registries);
     page.table("[image_agent.kbs]");
     for (key, value) in own.kbs.statements() {
         page.entry(key, value);
@@ -177,6 +197,34 @@ fn own(page: &mut Page, own: &Own) {
     page.entry("sync", own.store.sync);
     page.entry("volatile", own.store.volatile);
     page.entry("copy_without_overlay", own.store.copy_without_overlay);
+}
+
+/// Keys that stand here in full do not print.
+fn own_registries(page: &mut Page, registries: &[RegistrySettings]) {
+    for registry in registries {
+        page.table("[[image_agent.registry]]");
+        page.text("host", &registry.host);
+        if let Some(ca) = &registry.ca {
+            pem(page, "ca", ca);
+        }
+        if let Some((certificate, key)) = &registry.client {
+            pem(page, "client_certificate", certificate);
+            match key {
+                Source::Uri(location) => page.text("client_key", location),
+                Source::Inline(_) => page.text("client_key", "masked"),
+            }
+        }
+    }
+}
+
+fn pem(page: &mut Page, key: &str, source: &Source) {
+    match source {
+        Source::Uri(location) => page.text(key, location),
+        Source::Inline(text) => {
+            page.fingerprints(key, text);
+            page.text(key, text);
+        }
+    }
 }
 
 /// Lines of TOML.

@@ -274,6 +274,13 @@ pub enum Fault {
         source: policy::DigestError,
     },
 
+    /// A platform that is none.
+    #[error("expected a platform such as linux/arm64/v8, found {found:?}")]
+    Platform {
+        /// What was written.
+        found: String,
+    },
+
     /// A number out of its range.
     #[error("expected a number from {minimum} to {maximum}, found {found}")]
     Range {

@@ -11,7 +11,7 @@ use kbs_client::AttestationAgent;
 use super::environment::{AA_SOCKET, CommandLine, variable};
 use super::{
     AttesterName, Config, ConfigError, Credential, Document, Environment, Fault, Own, Section,
-    Timeouts, Warning, downloads, kbs, limits, store, value,
+    Timeouts, Warning, downloads, kbs, limits, registry, store, value,
 };
 
 /// Reads every key of `document`; what it does not say, `environment` does, or a default.
@@ -106,6 +106,9 @@ impl Reader<'_> {
             timeouts: timeouts(own.section("timeouts")?)?,
             downloads: downloads::read(own.section("downloads")?)?,
             store: store::read(own.section("store")?)?,
+            platform: own.parsed("platform", value::platform)?,
+            certs_d: certs_d(&mut own)?,
+            registries: registry::read(own.sections("registry")?)?,
         };
         own.finish()?;
         Ok(config)
@@ -174,6 +177,17 @@ fn listed_credential(item: &str) -> Result<Credential, Fault> {
         resource_uri: value::resource(uri)?,
         path: value::credential_path(path)?,
     })
+}
+
+fn certs_d(own: &mut Section<'_>) -> Result<Vec<PathBuf>, ConfigError> {
+    let folders = own.strings("certs_d")?.into_iter();
+    let folders: Vec<PathBuf> = folders
+        .map(|found| found.parse(value::absolute_path))
+        .collect::<Result<_, _>>()?;
+    if folders.is_empty() {
+        return Ok(Own::default().certs_d);
+    }
+    Ok(folders)
 }
 
 fn timeouts(section: Option<Section<'_>>) -> Result<Timeouts, ConfigError> {

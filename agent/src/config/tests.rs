@@ -233,8 +233,6 @@ fn every_key_without_effect_is_named_in_a_warning() {
         "image.anonymous_fallback_on_unauthorized has no effect",
         "image.registry_configuration_uri has no effect: image.registry_config wins",
         "image.registry_config.unqualified-search-registries has no effect",
-        "image.registry_config.registry[1].mirror has no effect",
-        "image.registry_config.registry[2].mirror has no effect",
     ];
     for name in named {
         assert_eq!(

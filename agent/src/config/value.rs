@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kbs_client::ResourceUri;
+use policy::Platform;
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
@@ -124,6 +125,30 @@ pub(super) fn proxy_url(text: &str) -> Result<Url, Fault> {
     let url = Url::parse(&url).map_err(Fault::Url)?;
     scheme(&url, &["http", "https", "socks5", "socks5h"])?;
     Ok(url)
+}
+
+/// `os/architecture[/variant]`.
+pub(super) fn platform(text: &str) -> Result<Platform, Fault> {
+    let parts: Vec<&str> = text.split('/').collect();
+    let plain = |part: &&str| {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        !part.is_empty() && part.chars().all(is_plain)
+    };
+    let (os, architecture, variant) = match parts.as_slice() {
+        [os, architecture] => (*os, *architecture, None),
+        [os, architecture, variant] => (*os, *architecture, Some(*variant)),
+        _ => ("", "", None),
+    };
+    if !parts.iter().all(plain) || os.is_empty() {
+        return Err(Fault::Platform {
+            found: text.to_owned(),
+        });
+    }
+    Ok(Platform {
+        os: os.to_owned(),
+        architecture: architecture.to_owned(),
+        variant: variant.map(str::to_owned),
+    })
 }
 
 /// Certificates in PEM, one at least; none when the text is blank, as templates leave it.

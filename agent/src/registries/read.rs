@@ -1,5 +1,7 @@
 //! From the tables of a `registries.conf` to [`Registries`].
 
+use std::collections::BTreeMap;
+
 use policy::ReferenceParts;
 
 use super::{Entry, Mirror, Prefix, PullFromMirror, Registries};
@@ -11,12 +13,12 @@ impl Registries {
         mut table: Section<'_>,
         warnings: &mut Vec<Warning>,
     ) -> Result<Self, ConfigError> {
-        read_short_names(&mut table, warnings)?;
+        let aliases = read_short_names(&mut table, warnings)?;
         read_helpers(&mut table, warnings)?;
         let mut entries: Vec<Entry> = Vec::new();
         for section in table.sections("registry")? {
             let key = section.path_of("prefix");
-            let entry = read_entry(section, &entries, warnings)?;
+            let entry = read_entry(section, &entries)?;
             // containers-registries.conf(5): the first entry for a prefix counts.
             if entries.iter().any(|other| other.prefix == entry.prefix) {
                 let winner = format!("an earlier entry for {}", entry.prefix);
@@ -26,15 +28,16 @@ impl Registries {
             }
         }
         table.finish()?;
-        Ok(Self { entries })
+        Ok(Self { entries, aliases })
     }
 }
 
-/// Everything about names without a registry: they are docker.io's, whatever is written here.
+/// Everything about names without a registry: the aliases, and what has no effect, as a name
+/// without an alias is docker.io's.
 fn read_short_names(
     table: &mut Section<'_>,
     warnings: &mut Vec<Warning>,
-) -> Result<(), ConfigError> {
+) -> Result<BTreeMap<String, String>, ConfigError> {
     let searched = table.strings("unqualified-search-registries")?;
     let mut ignored = Vec::new();
     if !searched.is_empty() {
@@ -46,15 +49,21 @@ fn read_short_names(
     if table.parsed("short-name-mode", parse_mode)?.is_some() {
         ignored.push("short-name-mode");
     }
-    if let Some(aliases) = table.section("aliases")? {
-        ignored.push("aliases");
-        for (_, name) in aliases.dictionary()? {
-            name.parse(parse_alias)?;
-        }
-    }
     let keys = ignored.into_iter().map(|key| table.path_of(key));
     warnings.extend(keys.map(|key| Warning::SearchRegistries { key }));
-    Ok(())
+    let Some(aliases) = table.section("aliases")? else {
+        return Ok(BTreeMap::new());
+    };
+    let read = |(short, full): (&str, Found<&str>)| {
+        if !is_short(short) {
+            return Err(full.fault(Fault::RegistryName {
+                expected: "a short name without registry, tag or digest as the key",
+                found: short.to_owned(),
+            }));
+        }
+        Ok((short.to_owned(), full.parse(parse_alias)?))
+    };
+    aliases.dictionary()?.into_iter().map(read).collect()
 }
 
 fn read_helpers(table: &mut Section<'_>, warnings: &mut Vec<Warning>) -> Result<(), ConfigError> {
@@ -79,11 +88,7 @@ fn read_helpers(table: &mut Section<'_>, warnings: &mut Vec<Warning>) -> Result<
     Ok(())
 }
 
-fn read_entry(
-    mut section: Section<'_>,
-    earlier: &[Entry],
-    warnings: &mut Vec<Warning>,
-) -> Result<Entry, ConfigError> {
+fn read_entry(mut section: Section<'_>, earlier: &[Entry]) -> Result<Entry, ConfigError> {
     let prefix = section.parsed("prefix", parse_prefix)?.flatten();
     let location = section.string("location")?;
     let insecure = section.flag("insecure")?;
@@ -95,13 +100,6 @@ fn read_entry(
         }));
     }
     let mirrors = read_mirrors(&mut section, digest_only)?;
-    if !mirrors.is_empty() {
-        let key = section.path_of("mirror");
-        warnings.push(Warning::NotYet {
-            key,
-            missing: "pulls from mirrors",
-        });
-    }
     let missing = section.missing("location");
     section.finish()?;
     let location = match location {
@@ -155,6 +153,7 @@ fn read_mirrors(section: &mut Section<'_>, digest_only: bool) -> Result<Vec<Mirr
     for mut mirror in section.sections("mirror")? {
         let location = mirror.parsed("location", |text| namespace(text).map(str::to_owned))?;
         let insecure = mirror.flag("insecure")?;
+        let namespace = mirror.flag("ns")?;
         // An empty word is the default.
         let pull = mirror
             .string("pull-from-mirror")?
@@ -178,6 +177,7 @@ fn read_mirrors(section: &mut Section<'_>, digest_only: bool) -> Result<Vec<Mirr
             location: location.ok_or(missing)?,
             insecure,
             pull,
+            namespace,
         });
     }
     Ok(mirrors)
@@ -198,8 +198,17 @@ fn parse_mode(text: &str) -> Result<(), Fault> {
     word(text, &["enforcing", "permissive", "disabled"]).map(|_| ())
 }
 
+/// Whether `text` is a name that docker.io would be put before.
+fn is_short(text: &str) -> bool {
+    let host = text.split('/').next().unwrap_or_default();
+    let parts = ReferenceParts::parse(text);
+    !host.contains(['.', ':'])
+        && host != "localhost"
+        && parts.is_ok_and(|parts| parts.tag.is_none() && parts.digest.is_none())
+}
+
 /// The full name that a short one stands for, or nothing, which takes an alias back.
-fn parse_alias(text: &str) -> Result<(), Fault> {
+fn parse_alias(text: &str) -> Result<String, Fault> {
     let is_full = || {
         let host = text.split('/').next().unwrap_or_default();
         let parts = ReferenceParts::parse(text);
@@ -207,7 +216,7 @@ fn parse_alias(text: &str) -> Result<(), Fault> {
             && parts.is_ok_and(|parts| parts.tag.is_none() && parts.digest.is_none())
     };
     if text.is_empty() || is_full() {
-        return Ok(());
+        return Ok(text.to_owned());
     }
     let expected = "host[:port]/path without tag or digest";
     Err(Fault::RegistryName {
@@ -216,7 +225,7 @@ fn parse_alias(text: &str) -> Result<(), Fault> {
     })
 }
 
-fn parse_prefix(text: &str) -> Result<Option<Prefix>, Fault> {
+pub(super) fn parse_prefix(text: &str) -> Result<Option<Prefix>, Fault> {
     if text.is_empty() {
         return Ok(None);
     }

@@ -217,6 +217,8 @@ fn what_is_no_name_is_refused() {
         ),
         ("aliases = { x = 'a/b' }", "a/b"),
         ("aliases = { x = 'a.example/b:1' }", "a.example/b:1"),
+        ("aliases = { 'x:1' = 'a.example/b' }", "x:1"),
+        ("aliases = { 'a.example/x' = 'a.example/b' }", "a.example/x"),
         (
             "unqualified-search-registries = ['a.example/b']",
             "a.example/b",
@@ -327,14 +329,77 @@ fn what_has_no_effect_is_said() {
     let starts = [
         "unqualified-search-registries has",
         "short-name-mode has",
-        "aliases has",
         "credential-helpers has",
         "additional-layer-store-auth-helper has",
-        "registry[0].mirror has",
         "registry[1].prefix has no effect: an earlier entry for a.example wins",
     ];
     assert_eq!(shown.len(), starts.len(), "{shown:#?}");
     for (line, start) in shown.iter().zip(starts) {
         assert!(line.starts_with(start), "{line}");
     }
+}
+
+#[test]
+fn short_name_means_its_alias_or_docker_io_and_is_never_searched() {
+    let text = r#"
+        unqualified-search-registries = ["quay.io"]
+        [aliases]
+        app = "a.example/team/app"
+        "team/app" = "b.example/app"
+        gone = ""
+    "#;
+    let registries = registries(text);
+    let digest = policy::Digest::sha256_of(b"");
+    let rows = [
+        ("app".to_owned(), "a.example/team/app:latest".to_owned()),
+        ("app:1".to_owned(), "a.example/team/app:1".to_owned()),
+        (
+            format!("app@{digest}"),
+            format!("a.example/team/app@{digest}"),
+        ),
+        ("team/app:2".to_owned(), "b.example/app:2".to_owned()),
+        ("gone:1".to_owned(), "docker.io/library/gone:1".to_owned()),
+        (
+            "other".to_owned(),
+            "docker.io/library/other:latest".to_owned(),
+        ),
+        (
+            "docker.io/library/app:1".to_owned(),
+            "docker.io/library/app:1".to_owned(),
+        ),
+        ("c.example/app:1".to_owned(), "c.example/app:1".to_owned()),
+        ("app:5000/x".to_owned(), "app:5000/x:latest".to_owned()),
+    ];
+    for (asked, expected) in rows {
+        let reference = registries.reference(&asked).unwrap();
+        assert_eq!(reference.to_string(), expected, "{asked}");
+    }
+    assert!(registries.reference("App").is_err());
+}
+
+#[test]
+fn drop_ins_replace_entries_of_the_same_prefix_and_take_back_aliases() {
+    let files = [
+        "[[registry]]\nlocation = 'a.example'\ninsecure = true\n[[registry]]\nlocation = 'b.example'\n\
+         [aliases]\nx = 'a.example/x'\ny = 'a.example/y'",
+        "[[registry]]\nlocation = 'a.example'\nblocked = true\n[aliases]\nx = ''",
+    ];
+    let (registries, _) = Registries::parse_all(files).unwrap();
+    let shown = |name: &str| show(&registries.lookup(&image(name)).unwrap());
+    assert_eq!(shown("a.example/x"), "a.example x blocked");
+    assert_eq!(shown("b.example/x"), "b.example x");
+    assert_eq!(registries.alias("x"), None);
+    assert_eq!(registries.alias("y"), Some("a.example/y"));
+}
+
+#[test]
+fn mirror_with_ns_is_told_which_registry_was_asked_for() {
+    let text = "[[registry]]\nlocation = 'docker.io'\n[[registry.mirror]]\nlocation = 'm.example'\nns = true\n\
+                [[registry.mirror]]\nlocation = 'n.example'";
+    let endpoints = registries(text).endpoints(&image("app:1")).unwrap();
+    let told: Vec<Option<&str>> = endpoints
+        .iter()
+        .map(|endpoint| endpoint.namespace.as_deref())
+        .collect();
+    assert_eq!(told, [Some("docker.io"), None, None]);
 }

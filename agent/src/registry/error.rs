@@ -15,45 +15,51 @@ pub struct Wanted {
     pub host: String,
     /// The repository, tag and digest as the registry was asked for them.
     pub thing: String,
+    /// The proxy on the way, its password masked.
+    pub via: Option<String>,
 }
 
 impl Wanted {
+    /// This thing, from this host.
+    pub(crate) fn of(host: &str, thing: &str) -> Self {
+        let (host, thing) = (host.to_owned(), thing.to_owned());
+        let via = None;
+        Self { host, thing, via }
+    }
+
+    /// The same through a proxy, if there is one.
+    pub(crate) fn through(self, via: Option<String>) -> Self {
+        Self { via, ..self }
+    }
+
     /// The manifest `selector` (a tag or a digest) of a repository.
     pub(crate) fn manifest(host: &str, repository: &str, selector: &str) -> Self {
-        Self {
-            host: host.into(),
-            thing: format!("manifest {selector} of {repository}"),
-        }
+        Self::of(host, &format!("manifest {selector} of {repository}"))
     }
 
     /// The blob `digest` of a repository.
     pub(crate) fn blob(host: &str, repository: &str, digest: &str) -> Self {
-        Self {
-            host: host.into(),
-            thing: format!("blob {digest} of {repository}"),
-        }
+        Self::of(host, &format!("blob {digest} of {repository}"))
     }
 
     /// The signatures that a registry itself keeps of the document `subject` of a repository.
     pub(crate) fn signatures(host: &str, repository: &str, subject: &Digest) -> Self {
-        Self {
-            host: host.into(),
-            thing: format!("signatures of {subject} of {repository}"),
-        }
+        Self::of(host, &format!("signatures of {subject} of {repository}"))
     }
 
     /// A token for a repository.
     pub(crate) fn token(host: &str, repository: &str) -> Self {
-        Self {
-            host: host.into(),
-            thing: format!("a pull token for {repository}"),
-        }
+        Self::of(host, &format!("a pull token for {repository}"))
     }
 }
 
 impl fmt::Display for Wanted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} from {}", self.thing, self.host)
+        write!(f, "{} from {}", self.thing, self.host)?;
+        match &self.via {
+            Some(proxy) => write!(f, " through the proxy {proxy}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -115,12 +121,17 @@ pub enum RegistryError {
     },
 
     /// The registry wants other credentials than we have (401, 403).
-    #[error("{wanted}: access refused, HTTP status {status}{}", said(message.as_deref()))]
+    #[error(
+        "{wanted}: access refused {account}, HTTP status {status}{}",
+        said(message.as_deref())
+    )]
     Refused {
         /// What was asked for.
         wanted: Wanted,
         /// The HTTP status.
         status: u16,
+        /// Whose credentials they are that were refused, in words and without a secret.
+        account: String,
         /// What the registry said, printable and short.
         message: Option<String>,
     },
@@ -239,6 +250,35 @@ impl RegistryError {
         }
     }
 
+    /// Whether the registry wants other credentials.
+    pub(crate) fn is_refusal(&self) -> bool {
+        match self {
+            Self::Refused { .. } => true,
+            Self::GivenUp { last, .. } => last.is_refusal(),
+            _ => false,
+        }
+    }
+
+    /// Whether who answered plain http so may speak TLS instead.
+    pub(crate) fn may_speak_tls(&self) -> bool {
+        match self {
+            Self::Status { status: 400, .. } | Self::Broken { .. } => true,
+            Self::Unreachable { wanted, .. } => !wanted.host.contains(':'),
+            Self::GivenUp { last, .. } => last.may_speak_tls(),
+            _ => false,
+        }
+    }
+
+    /// This, said of the credentials that were used.
+    pub(crate) fn with_account(mut self, origin: &str) -> Self {
+        if let Self::Refused { account, .. } = &mut self
+            && !origin.is_empty()
+        {
+            origin.clone_into(account);
+        }
+        self
+    }
+
     /// This as the last of so many failures in a row.
     pub(crate) fn after(self, attempts: u32) -> Self {
         match attempts {
@@ -281,6 +321,7 @@ impl RegistryError {
             401 | 403 => Self::Refused {
                 wanted,
                 status,
+                account: "without credentials".to_owned(),
                 message,
             },
             _ => Self::Status {

@@ -2,19 +2,23 @@
 //!
 //! Whatever a server sends, no body is read past its cap and no wait is longer than its deadline.
 //! Redirects are followed by hand, because what may follow one is a matter of security: never
-//! from https to http, and never with our credentials to another host.
+//! from https to http, never with our credentials to another host, and never into the guest itself.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE};
-use reqwest::{Certificate, Client, Proxy, Response, StatusCode, Url};
+use hyper_util::client::proxy::matcher::Matcher;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Proxy, Response, StatusCode, Url};
+use zeroize::Zeroizing;
 
 use super::error::{RegistryError, Wanted};
+use super::guard::Named;
 use super::retry::Tries;
 use super::throttle::Throttle;
-use crate::config::Timeouts;
+use crate::certs::Certificates;
+use crate::config::{Timeouts, masked};
 
 /// How registries are reached: proxy, extra roots and deadlines, as configured.
 #[derive(Debug, Clone)]
@@ -35,10 +39,25 @@ pub(crate) struct Route {
     pub(crate) throttle: Arc<Throttle>,
 }
 
-/// An HTTP client that only knows capped, bounded GETs.
+/// How one registry is spoken to, and who vouches for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// By TLS.
+    Tls(Certificates),
+    /// By TLS, whoever answers, as `insecure = true` allows.
+    UnverifiedTls(Certificates),
+    /// By plain http, as `insecure = true` allows.
+    PlainHttp,
+}
+
+/// An HTTP client that only knows capped, bounded requests.
 #[derive(Debug, Clone)]
 pub(crate) struct Http {
-    client: Client,
+    /// For the registry itself.
+    near: Client,
+    /// For where it sends us, to whom it is not said who we are.
+    far: Client,
+    named: Named,
     timeouts: Timeouts,
     attempts: NonZeroU32,
     throttle: Arc<Throttle>,
@@ -59,36 +78,38 @@ pub(crate) struct Request<'a> {
     pub(crate) authorization: Option<&'a HeaderValue>,
     /// The hosts, `host[:port]`, that a redirect may lead to over plain http.
     pub(crate) plain_hosts: &'a [String],
+    /// The registry that this is about: the only host that our client certificate is shown to.
+    pub(crate) home: &'a Url,
+    /// A form to be posted, for `url` alone; without one, this is a GET.
+    pub(crate) form: Option<&'a Zeroizing<String>>,
 }
 
 impl Http {
-    /// A client for hosts reached by TLS.
-    pub(crate) fn secure(route: &Route) -> Result<Self, RegistryError> {
-        let mut builder = builder(route)?.https_only(true);
-        for pem in &route.extra_root_certificates {
-            let certificate =
-                Certificate::from_pem(pem.as_bytes()).map_err(RegistryError::Client)?;
-            builder = builder.add_root_certificate(certificate);
-        }
-        Self::build(builder, route)
-    }
-
-    /// A client for hosts that the owner has declared `insecure`: plain http.
-    ///
-    /// It trusts no certificate at all, so that it works in a guest without any root, and so that
-    /// a redirect to https ends in an error instead of in a surprise.
-    pub(crate) fn plain(route: &Route) -> Result<Self, RegistryError> {
-        Self::build(builder(route)?.tls_certs_only([]), route)
-    }
-
-    fn build(builder: reqwest::ClientBuilder, route: &Route) -> Result<Self, RegistryError> {
-        let client = builder.build().map_err(RegistryError::Client)?;
+    /// A client for a registry that is reached like this.
+    pub(crate) fn new(route: &Route, reach: &Reach, named: &Named) -> Result<Self, RegistryError> {
+        let far = builder(route)?.dns_resolver(named.clone());
+        let far = trusting(far, route, reach, false)?;
         Ok(Self {
-            client,
+            near: build(trusting(builder(route)?, route, reach, true)?)?,
+            far: build(far)?,
+            named: named.clone(),
             timeouts: route.timeouts,
             attempts: route.attempts,
             throttle: Arc::clone(&route.throttle),
         })
+    }
+
+    /// The same client, which gives up sooner: there is somebody else to ask.
+    pub(crate) fn hasty(&self) -> Self {
+        Self {
+            attempts: self.attempts.min(HASTY_ATTEMPTS),
+            ..self.clone()
+        }
+    }
+
+    /// Whether `url` is an address of the guest itself that the configuration does not name.
+    pub(crate) fn forbids(&self, url: &Url) -> bool {
+        self.named.forbids(url)
     }
 
     /// Sends a GET, follows redirects, and returns the first answer that is not one.
@@ -101,7 +122,7 @@ impl Http {
             if !response.status().is_redirection() {
                 return Ok(response);
             }
-            url = redirect_target(&url, response.headers(), request)?;
+            url = redirect_target(&url, response.headers(), request, &self.named)?;
         }
         Err(RegistryError::TooManyRedirects {
             wanted: request.wanted.clone(),
@@ -167,7 +188,17 @@ impl Http {
     }
 
     async fn send(&self, url: &Url, request: &Request<'_>) -> Result<Response, RegistryError> {
-        let mut get = self.client.get(url.clone());
+        let client = match url.host() == request.home.host() {
+            true => &self.near,
+            false => &self.far,
+        };
+        let mut get = match request.form {
+            None => client.get(url.clone()),
+            Some(form) => client
+                .post(url.clone())
+                .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+                .body(form.as_bytes().to_vec()),
+        };
         if let Some(accept) = request.accept {
             get = get.header(reqwest::header::ACCEPT, accept);
         }
@@ -278,7 +309,57 @@ async fn read_beginning(mut response: Response, wanted: &Wanted) -> Result<Vec<u
     Ok(body)
 }
 
-fn builder(route: &Route) -> Result<reqwest::ClientBuilder, RegistryError> {
+impl Route {
+    /// The proxy that a request to `url` goes through, its password masked.
+    pub(crate) fn proxy_for(&self, url: &Url) -> Option<String> {
+        let (https, http) = (self.https_proxy.as_deref(), self.http_proxy.as_deref());
+        let matcher = Matcher::builder()
+            .https(https.unwrap_or_default())
+            .http(http.unwrap_or_default())
+            .no(self.no_proxy.as_deref().unwrap_or_default())
+            .build();
+        matcher.intercept(&url.as_str().parse().ok()?)?;
+        let proxy = if url.scheme() == "https" { https } else { http };
+        Some(masked(&Url::parse(proxy?).ok()?))
+    }
+}
+
+/// What `reach` says about TLS. Who we are is for the registry itself.
+fn trusting(
+    builder: ClientBuilder,
+    route: &Route,
+    reach: &Reach,
+    is_registry: bool,
+) -> Result<ClientBuilder, RegistryError> {
+    let (certificates, is_verified) = match reach {
+        // It trusts no certificate at all, so that it works in a guest without any root, and so
+        // that a redirect to https ends in an error instead of in a surprise.
+        Reach::PlainHttp => return Ok(builder.tls_certs_only([])),
+        Reach::Tls(certificates) => (certificates, true),
+        Reach::UnverifiedTls(certificates) => (certificates, false),
+    };
+    let roots = route.extra_root_certificates.iter().map(String::as_bytes);
+    let own = certificates.authorities.iter().map(Vec::as_slice);
+    let mut builder = builder.https_only(true);
+    for pem in roots.chain(own) {
+        let bundle = Certificate::from_pem_bundle(pem).map_err(RegistryError::Client)?;
+        builder = builder.tls_certs_merge(bundle);
+    }
+    if !is_registry {
+        return Ok(builder);
+    }
+    if let Some(client) = certificates.clients.first() {
+        let identity = Identity::from_pem(&client.pem()).map_err(RegistryError::Client)?;
+        builder = builder.identity(identity);
+    }
+    Ok(builder.tls_danger_accept_invalid_certs(!is_verified))
+}
+
+fn build(builder: ClientBuilder) -> Result<Client, RegistryError> {
+    builder.build().map_err(RegistryError::Client)
+}
+
+fn builder(route: &Route) -> Result<ClientBuilder, RegistryError> {
     let mut builder = Client::builder()
         .user_agent(concat!("image-agent/", env!("CARGO_PKG_VERSION")))
         .no_proxy()
@@ -307,6 +388,7 @@ fn redirect_target(
     from: &Url,
     headers: &HeaderMap,
     request: &Request<'_>,
+    named: &Named,
 ) -> Result<Url, RegistryError> {
     let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
     let bad = |reason| RegistryError::BadRedirect {
@@ -316,6 +398,14 @@ fn redirect_target(
     let target = location
         .and_then(|location| from.join(location).ok())
         .ok_or_else(|| bad("its Location is missing or not a URL"))?;
+    if request.form.is_some() {
+        return Err(bad("what was posted is for one address alone"));
+    }
+    if named.forbids(&target) {
+        return Err(bad(
+            "it leads to an address of the guest itself that the configuration does not name",
+        ));
+    }
     match (from.scheme(), target.scheme()) {
         (_, "https") => Ok(target),
         // Anyone on the way of plain http can write a redirect. It must not make us fetch, and
@@ -347,6 +437,8 @@ fn same_origin(one: &Url, other: &Url) -> bool {
 /// A whole manifest, config or token may take so many times the deadline for the next byte.
 const SMALL_ANSWER: u32 = 4;
 const MAX_REDIRECTS: usize = 5;
+/// Where there is another place to ask.
+const HASTY_ATTEMPTS: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
 const MAX_ERROR_BODY: usize = 4096;
 
 #[cfg(test)]
@@ -356,15 +448,18 @@ mod tests {
     fn target(from: &str, location: &str) -> Result<Url, RegistryError> {
         let mut headers = HeaderMap::new();
         headers.insert(LOCATION, HeaderValue::from_str(location).unwrap());
+        let home = Url::parse(from).unwrap();
         let request = Request {
-            url: Url::parse(from).unwrap(),
+            home: &home,
+            form: None,
+            url: home.clone(),
             wanted: Wanted::manifest("registry.example", "app", "1"),
             accept: None,
             from: 0,
             authorization: None,
             plain_hosts: &["cdn.example:8000".to_owned()],
         };
-        redirect_target(&request.url, &headers, &request)
+        redirect_target(&request.url, &headers, &request, &Named::default())
     }
 
     #[test]

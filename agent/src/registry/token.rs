@@ -1,16 +1,20 @@
 //! The distribution token flow: a `WWW-Authenticate` challenge answered by a bearer token.
 //!
 //! Specification: distribution `spec/auth/token`. Anonymous pulls from public registries need it
-//! as much as authenticated ones do.
+//! as much as authenticated ones do. An identity token is exchanged by a POST (`spec/auth/oauth`).
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http_auth::ChallengeRef;
 use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use serde::Deserialize;
+use url::form_urlencoded;
+use zeroize::Zeroizing;
 
-use super::credentials::BasicCredentials;
 use super::error::{RegistryError, Wanted};
 use super::http::{Http, Request};
+use crate::auth::Login;
 
 /// Answers the challenge of a 401 with the value of an `Authorization` header.
 ///
@@ -20,32 +24,77 @@ pub(crate) async fn answer_challenge(
     repository: &str,
     registry: &Url,
     headers: &HeaderMap,
-    credentials: Option<&BasicCredentials>,
+    login: Option<&Login>,
 ) -> Result<HeaderValue, RegistryError> {
     let host = registry.host_str().unwrap_or_default();
     let wanted = Wanted::token(host, repository);
     match Challenge::among(headers, registry, &wanted)? {
-        Challenge::Basic => match credentials {
-            Some(credentials) => Ok(credentials.header()),
+        Challenge::Basic => match login {
+            Some(login) => basic(login).ok_or_else(|| challenge_error(&wanted, UNSENDABLE)),
             None => Err(challenge_error(
                 &wanted,
                 "it wants a password and none is configured",
             )),
         },
+        Challenge::Bearer { realm, .. } if http.forbids(&realm) => Err(challenge_error(
+            &wanted,
+            "its token realm is an address of the guest itself that the configuration does not \
+             name",
+        )),
         Challenge::Bearer { realm, service } => {
-            let url = token_url(realm, service.as_deref(), repository);
-            let header = credentials.map(BasicCredentials::header);
+            let service = service.as_deref();
+            let form = login.and_then(|login| exchange(login, service, repository));
+            let header = match (&form, login) {
+                (None, Some(login)) => {
+                    Some(basic(login).ok_or_else(|| challenge_error(&wanted, UNSENDABLE))?)
+                }
+                _ => None,
+            };
+            let url = match form {
+                Some(_) => realm,
+                None => token_url(realm, service, repository),
+            };
             let request = Request {
                 plain_hosts: &[],
+                home: registry,
                 url,
                 wanted,
                 accept: None,
                 from: 0,
                 authorization: header.as_ref(),
+                form: form.as_ref(),
             };
             fetch_token(http, &request).await
         }
     }
+}
+
+/// The value of an `Authorization` header (RFC 7617), marked as sensitive.
+fn basic(login: &Login) -> Option<HeaderValue> {
+    let pair = Zeroizing::new(format!("{}:{}", login.user(), login.password()));
+    let value = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
+    let mut header = HeaderValue::try_from(value.as_str()).ok()?;
+    header.set_sensitive(true);
+    Some(header)
+}
+
+/// The form that exchanges an identity token, if there is one, for a pull token.
+fn exchange(login: &Login, service: Option<&str>, repository: &str) -> Option<Zeroizing<String>> {
+    let token = login.identity_token()?;
+    let mut form = form_urlencoded::Serializer::new(String::new());
+    form.append_pair("grant_type", "refresh_token");
+    if let Some(service) = service {
+        form.append_pair("service", service);
+    }
+    form.append_pair("client_id", "image-agent");
+    form.append_pair("scope", &scope(repository));
+    form.append_pair("refresh_token", token);
+    Some(Zeroizing::new(form.finish()))
+}
+
+/// Our own scope rather than the one in the challenge: we pull this repository, nothing else.
+fn scope(repository: &str) -> String {
+    format!("repository:{repository}:pull")
 }
 
 /// What a registry asks for.
@@ -112,8 +161,7 @@ fn token_url(mut realm: Url, service: Option<&str>, repository: &str) -> Url {
     if let Some(service) = service {
         query.append_pair("service", service);
     }
-    // Our own scope rather than the one in the challenge: we pull this repository, nothing else.
-    query.append_pair("scope", &format!("repository:{repository}:pull"));
+    query.append_pair("scope", &scope(repository));
     drop(query);
     realm
 }
@@ -146,6 +194,7 @@ struct TokenAnswer {
     access_token: Option<String>,
 }
 
+const UNSENDABLE: &str = "the credentials for it cannot be sent";
 /// As the reference implementation caps it.
 const MAX_TOKEN_ANSWER: usize = 1 << 20;
 

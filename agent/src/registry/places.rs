@@ -1,0 +1,65 @@
+//! The places that serve one image, in the order in which they are asked.
+//!
+//! A place is where bytes come from and nothing else: the policy judges what was asked for, and
+//! what a place sends counts for what its digest is. So any place may stand in for any other.
+
+use std::sync::Arc;
+
+use super::Source;
+
+/// At least one place: mirrors in the order of the configuration, then the one that the name means.
+///
+/// Each has its own connections, certificates, proxy and credentials.
+#[derive(Debug, Clone)]
+pub(crate) struct Places {
+    first: Arc<Source>,
+    others: Vec<Arc<Source>>,
+    blocked: Vec<String>,
+}
+
+impl Places {
+    /// `sources` in this order, unless there is none. The hosts that are `blocked` are kept for
+    /// errors.
+    ///
+    /// All but the last are given up sooner than if there were nobody else to ask.
+    pub(crate) fn of(sources: Vec<Source>, blocked: Vec<String>) -> Option<Self> {
+        let last_host = sources.last().map(Source::place);
+        let mut all = sources.into_iter().map(|source| {
+            // Another way to the last place is no other place.
+            let is_last = Some(source.place()) == last_host;
+            Arc::new(if is_last { source } else { source.hasty() })
+        });
+        Some(Self {
+            first: all.next()?,
+            others: all.collect(),
+            blocked,
+        })
+    }
+
+    /// The place that is asked first; once the manifest is there, the one that has served it.
+    pub(crate) fn first(&self) -> &Arc<Source> {
+        &self.first
+    }
+
+    /// All of them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Source>> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    /// `first`, which is one of these, and the places that come after it.
+    pub(crate) fn beginning_at(&self, first: &Arc<Source>) -> Self {
+        let after = self.iter().skip_while(|source| !Arc::ptr_eq(source, first));
+        // What is only another way to a place that has just answered is nothing to ask later.
+        let others = after.skip(1).filter(|source| !source.is_fallback());
+        Self {
+            first: Arc::clone(first),
+            others: others.cloned().collect(),
+            blocked: self.blocked.clone(),
+        }
+    }
+
+    /// The hosts that would serve the image, too, if they were not blocked.
+    pub(crate) fn blocked(&self) -> &[String] {
+        &self.blocked
+    }
+}

@@ -1,0 +1,294 @@
+//! Where an image is fetched from: registries configuration, credentials and certificates become
+//! [`Places`].
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use policy::ImageRef;
+use tracing::{info, warn};
+
+use crate::auth::{AuthFile, AuthFileError, Found};
+use crate::blocking::blocking;
+use crate::certs::{Certificates, CertificatesError, ClientCertificate};
+use crate::config::{Config, RegistrySettings, Source as ConfigSource};
+use crate::error::Error;
+use crate::registries::{Endpoint, Registries, RewriteError, Transport};
+use crate::registry::{Account, Places, Reach, Registry, RegistryError, Source};
+use crate::resources::{Resources, read_capped};
+
+/// What it takes to open the places of an image.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sources<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) resources: &'a Resources,
+    pub(crate) registry: &'a Registry,
+}
+
+/// Why a place cannot be opened. The author of the configuration is at fault.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Every place is blocked, or the client cannot be made.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The registries configuration makes no name of this one.
+    #[error(transparent)]
+    Rewrite(#[from] RewriteError),
+    /// The owner's credentials file is malformed.
+    #[error(transparent)]
+    Credentials(#[from] AuthFileError),
+    /// The credentials for a host are a program's to know.
+    #[error(
+        "the registry credentials for {host} are those of the program docker-credential-{helper}, \
+         which is not run; write them into auths"
+    )]
+    Helper {
+        /// The host.
+        host: String,
+        /// The program, without its prefix.
+        helper: String,
+    },
+    /// The folder of certificates of a host is malformed.
+    #[error("{folder}", folder = folder.display())]
+    Certificates {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong with it.
+        source: CertificatesError,
+    },
+    /// The folder of certificates of a host cannot be read.
+    #[error("{path}", path = path.display())]
+    File {
+        /// The folder or the file in it.
+        path: PathBuf,
+        /// The system's account.
+        source: io::Error,
+    },
+}
+
+impl Sources<'_> {
+    /// What the owner says about registries: in the configuration, or in a resource it names.
+    ///
+    /// Beside a file `F`, the files `F.d/*.conf` count, too, in the order of their names
+    /// (containers-registries.conf.d(5)).
+    pub(crate) async fn registries(&self) -> Result<Cow<'_, Registries>, Error> {
+        let image = &self.config.image;
+        let Some(location) = &image.registry_configuration else {
+            return Ok(Cow::Borrowed(&image.registries));
+        };
+        let mut texts = vec![self.text(location).await?];
+        for drop_in in drop_ins(location).await? {
+            texts.push(self.text(&drop_in).await?);
+        }
+        let texts = texts.iter().map(String::as_str);
+        let (registries, warnings) = Registries::parse_all(texts).map_err(Error::Registries)?;
+        for warning in warnings {
+            warn!(%location, "{warning}");
+        }
+        Ok(Cow::Owned(registries))
+    }
+
+    /// Every place that may serve the image, with what we know of it alone.
+    pub(crate) async fn places(
+        &self,
+        registries: &Registries,
+        image: &ImageRef,
+    ) -> Result<Places, Error> {
+        let logins = self.logins().await?;
+        self.registry.name(registries.hosts());
+        let configured = self.config.image_agent.registries.iter();
+        self.registry
+            .name(configured.map(|settings| settings.host.as_str()));
+        let endpoints = registries.endpoints(image);
+        let endpoints = endpoints.map_err(|error| Error::Open(error.into()))?;
+        let (blocked, open): (Vec<_>, Vec<_>) =
+            endpoints.into_iter().partition(|endpoint| endpoint.blocked);
+        for endpoint in &blocked {
+            info!(host = %endpoint.host, "blocked by the registries configuration");
+        }
+        let plain_hosts = registries.plain_hosts();
+        let mut sources = Vec::new();
+        for endpoint in open {
+            let account = account(logins.as_ref(), &endpoint).map_err(Error::Open)?;
+            let certificates = self.certificates(&endpoint.host).await?;
+            let opened = self.open(&endpoint, image, &plain_hosts, (account, certificates));
+            sources.extend(opened.map_err(|error| Error::Open(error.into()))?);
+        }
+        let blocked = blocked.into_iter().map(|endpoint| endpoint.host).collect();
+        Places::of(sources, blocked).ok_or_else(|| {
+            let name = image.to_string();
+            Error::Open(RegistryError::Blocked { name }.into())
+        })
+    }
+
+    /// The endpoint, and again by other means if it is `insecure` and those fail.
+    fn open(
+        &self,
+        endpoint: &Endpoint,
+        image: &ImageRef,
+        plain_hosts: &[String],
+        (account, certificates): (Account, Certificates),
+    ) -> Result<Vec<Source>, RegistryError> {
+        let reaches = match endpoint.transport {
+            Transport::Https => vec![Reach::Tls(certificates)],
+            Transport::PlainHttp => vec![Reach::PlainHttp, Reach::UnverifiedTls(certificates)],
+        };
+        let open = |reach: &Reach| {
+            let (endpoint, account) = (endpoint.clone(), account.clone());
+            let asked = image.repository();
+            self.registry
+                .source(endpoint, asked, reach, plain_hosts, account)
+        };
+        reaches.iter().map(open).collect()
+    }
+
+    /// The owner's credentials file, and where it is from.
+    async fn logins(&self) -> Result<Option<(AuthFile, &str)>, Error> {
+        let Some(location) = &self.config.image.registry_credentials else {
+            return Ok(None);
+        };
+        let what = "registry credentials";
+        let text = self.resources.fetch(location).await;
+        let text = text.map_err(|source| Error::Resource { what, source })?;
+        let file = AuthFile::parse(text.expose()).map_err(|error| Error::Open(error.into()))?;
+        for key in file.unusable() {
+            warn!(%location, %key, "registry credentials that cannot be used");
+        }
+        Ok(Some((file, location)))
+    }
+
+    /// The certificates for `host`: those of its folder and those of the configuration.
+    async fn certificates(&self, host: &str) -> Result<Certificates, Error> {
+        let own = &self.config.image_agent;
+        let folders = own.certs_d.iter().map(|folder| folder.join(host)).collect();
+        let mut found = blocking(move || in_first_of(folders))
+            .await
+            .map_err(Error::Open)?;
+        let mut configured = own.registries.iter();
+        if let Some(settings) = configured.find(|settings| settings.host == host) {
+            self.add_configured(settings, &mut found).await?;
+        }
+        Ok(found)
+    }
+
+    async fn add_configured(
+        &self,
+        settings: &RegistrySettings,
+        found: &mut Certificates,
+    ) -> Result<(), Error> {
+        if let Some(ca) = &settings.ca {
+            found.authorities.push(self.pem(ca).await?);
+        }
+        if let Some((certificate, key)) = &settings.client {
+            let (certificate, key) = (self.pem(certificate).await?, self.pem(key).await?);
+            let client = ClientCertificate::new(&certificate, &key);
+            found.clients.insert(0, client);
+        }
+        Ok(())
+    }
+
+    async fn pem(&self, source: &ConfigSource) -> Result<Vec<u8>, Error> {
+        let location = match source {
+            ConfigSource::Inline(text) => return Ok(text.clone().into_bytes()),
+            ConfigSource::Uri(location) => location,
+        };
+        let what = "certificates of a registry";
+        let fetched = self.resources.fetch(location).await;
+        let fetched = fetched.map_err(|source| Error::Resource { what, source })?;
+        Ok(fetched.expose().to_vec())
+    }
+
+    async fn text(&self, location: &str) -> Result<String, Error> {
+        let what = "registries configuration";
+        let text = self.resources.fetch(location).await;
+        let text = text.map_err(|source| Error::Resource { what, source })?;
+        Ok(String::from_utf8_lossy(text.expose()).into_owned())
+    }
+}
+
+/// Who we are at `endpoint`, and at no other host.
+fn account(logins: Option<&(AuthFile, &str)>, endpoint: &Endpoint) -> Result<Account, OpenError> {
+    let Some((file, location)) = logins else {
+        return Ok(Account::default());
+    };
+    match file.find(&endpoint.host, &endpoint.repository) {
+        Found::Login { key, login } => Ok(Account {
+            login: Some(login.clone()),
+            origin: format!("with the credentials for {key:?} in {location}"),
+        }),
+        Found::Nothing => Ok(Account {
+            login: None,
+            origin: format!("without credentials, as {location} has none for it"),
+        }),
+        Found::Helper { helper } => Err(OpenError::Helper {
+            host: endpoint.host.clone(),
+            helper: helper.to_owned(),
+        }),
+    }
+}
+
+/// The drop-ins of a configuration that is a file of the guest.
+async fn drop_ins(location: &str) -> Result<Vec<String>, Error> {
+    let path = location.strip_prefix("file://").unwrap_or(location);
+    if !path.starts_with('/') {
+        return Ok(Vec::new());
+    }
+    let folder = PathBuf::from(format!("{path}.d"));
+    let listed = blocking(move || names_in(&folder))
+        .await
+        .map_err(Error::Open)?;
+    let (folder, names) = listed.unwrap_or_default();
+    let is_conf = |name: &String| name.ends_with(".conf");
+    let paths = names.into_iter().filter(is_conf);
+    Ok(paths
+        .map(|name| folder.join(name).display().to_string())
+        .collect())
+}
+
+/// The certificates in the first of `folders` that is there.
+fn in_first_of(folders: Vec<PathBuf>) -> Result<Certificates, OpenError> {
+    for folder in folders {
+        let Some((folder, names)) = names_in(&folder)? else {
+            continue;
+        };
+        let mut files = BTreeMap::new();
+        for name in names.into_iter().filter(|name| Certificates::are_in(name)) {
+            let path = folder.join(&name);
+            let content = read_capped(&path, MAX_CERTIFICATES).and_then(|content| {
+                if content.len() > MAX_CERTIFICATES {
+                    return Err(io::Error::from(io::ErrorKind::FileTooLarge));
+                }
+                Ok(content.to_vec())
+            });
+            let content = content.map_err(|source| OpenError::File { path, source })?;
+            files.insert(name, content);
+        }
+        return Certificates::parse(&files)
+            .map_err(|source| OpenError::Certificates { folder, source });
+    }
+    Ok(Certificates::default())
+}
+
+/// The names of what is in a folder, sorted, if there is such a folder.
+fn names_in(folder: &Path) -> Result<Option<(PathBuf, Vec<String>)>, OpenError> {
+    let failed = |source| OpenError::File {
+        path: folder.to_owned(),
+        source,
+    };
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        entries => entries.map_err(failed)?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(failed)?.file_name();
+        names.push(name.to_string_lossy().into_owned());
+    }
+    names.sort_unstable();
+    Ok(Some((folder.to_owned(), names)))
+}
+
+/// A folder of certificates is a few KiB.
+const MAX_CERTIFICATES: usize = 1 << 20;
