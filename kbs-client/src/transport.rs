@@ -241,6 +241,16 @@ fn check_url(url: &Url) -> Result<(), ConfigError> {
     })
 }
 
+/// The HTTP library goes without a proxy of a kind that it does not know, and says nothing.
+fn check_proxy(proxy: &Url) -> Result<(), ConfigError> {
+    match proxy.scheme() {
+        "http" | "https" | "socks4" | "socks4a" | "socks5" | "socks5h" => Ok(()),
+        other => Err(ConfigError::Proxy {
+            reason: format!("expected http, https or socks5 as its scheme, found {other}"),
+        }),
+    }
+}
+
 fn http_client(config: &KbsConfig, clock: Arc<Clock>) -> Result<Client, ConfigError> {
     let mut builder = Client::builder()
         .user_agent(&config.user_agent)
@@ -251,6 +261,7 @@ fn http_client(config: &KbsConfig, clock: Arc<Clock>) -> Result<Client, ConfigEr
         // So that "loopback" is a fact, not what a resolver says.
         .resolve_to_addrs("localhost", &LOCALHOST);
     if let Some(proxy) = &config.proxy {
+        check_proxy(proxy)?;
         let refused = |error: reqwest::Error| ConfigError::Proxy {
             reason: sentence(&error),
         };

@@ -425,6 +425,11 @@ fn configuration_that_cannot_work_is_refused() {
         assert_eq!(*problem, expected, "{url}");
         assert!(!shown.contains("pw"), "{shown}");
     }
+    let mut config = KbsConfig::new("http://kbs.example".parse().unwrap());
+    config.proxy = Some("ftp://user:s3cret@proxy.example".parse().unwrap());
+    let error = KbsClient::new(config, Arc::new(SampleAttester)).unwrap_err();
+    assert!(matches!(error, ConfigError::Proxy { .. }), "{error:?}");
+    assert!(!format!("{error:?}").contains("s3cret"), "{error:?}");
     for roots in [
         "",
         "no PEM",
