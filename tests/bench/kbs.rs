@@ -187,7 +187,7 @@ async fn fetches() -> Result<Vec<Count>, Fault> {
     let before = kbs.requests();
     let answer = client.resource(&uri).await;
     let refused = matches!(answer, Err(kbs_client::Error::PolicyDenied { .. }));
-    let expected = (0, if refused { 1 } else { 0 });
+    let expected = (0, usize::from(refused));
     let denied = count("a denied resource", &kbs, before, expected);
     Ok(vec![together, denied])
 }
