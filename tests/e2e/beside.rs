@@ -1,5 +1,6 @@
 //! What is done to the store by hand while the daemon is at work.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use kit::guest::Guest;
@@ -56,30 +57,33 @@ async fn a_pull_never_loses_the_layer_that_it_has_just_found() {
     let guest = trusting_guest(&registry.host());
     let daemon = guest.start().await;
     let reference = registry.push("app:1", &Image::small("found"));
-    let until = Instant::now() + Duration::from_secs(4);
+    daemon.delivers(&reference, &guest.bundle("first")).await;
+    unmount(guest.bundle("first").join("rootfs"), UnmountFlags::DETACH).unwrap();
+    let (removed, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
     std::thread::scope(|threads| {
         let collecting = threads.spawn(|| {
-            let mut removed = 0;
-            while Instant::now() < until {
-                removed += store(&guest, "gc")["layers"].as_u64().unwrap();
+            while !is_over.load(Ordering::Relaxed) {
+                let layers = store(&guest, "gc")["layers"].as_u64().unwrap();
+                removed.fetch_add(layers, Ordering::Relaxed);
             }
-            removed
         });
-        let (guest, runtime) = (&guest, tokio::runtime::Handle::current());
+        let (guest, removed, runtime) = (&guest, &removed, tokio::runtime::Handle::current());
         let pulling = threads.spawn(move || {
-            runtime.block_on(async {
-                for number in 0.. {
-                    let bundle = guest.bundle(&format!("c{number}"));
-                    daemon.delivers(&reference, &bundle).await;
-                    assert_eq!(content(&bundle, "etc/mark"), "found");
-                    unmount(bundle.join("rootfs"), UnmountFlags::DETACH).unwrap();
-                    if Instant::now() > until {
-                        return;
-                    }
-                }
-            });
+            let deadline = Instant::now() + Duration::from_mins(2);
+            let mut pulls = 0;
+            // Layers have to come and go for as long as pulls do.
+            while pulls < 50 || removed.load(Ordering::Relaxed) < 5 {
+                assert!(Instant::now() < deadline, "{pulls} pulls, {removed:?} gone");
+                let bundle = guest.bundle(&format!("c{pulls}"));
+                runtime.block_on(daemon.delivers(&reference, &bundle));
+                assert_eq!(content(&bundle, "etc/mark"), "found");
+                unmount(bundle.join("rootfs"), UnmountFlags::DETACH).unwrap();
+                pulls += 1;
+            }
         });
-        pulling.join().unwrap();
-        assert!(collecting.join().unwrap() > 3, "layers came and went");
+        let pulled = pulling.join();
+        is_over.store(true, Ordering::Relaxed);
+        pulled.unwrap();
+        collecting.join().unwrap();
     });
 }
