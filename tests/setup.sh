@@ -7,6 +7,7 @@ needed=(
   cc:build-essential cmake:cmake curl:curl openssl:openssl
   docker-registry:docker-registry skopeo:skopeo umoci:umoci gpg:gnupg
   busybox:busybox-static runc:runc bsdtar:libarchive-tools getfattr:attr zstd:zstd
+  nginx:nginx-light tinyproxy:tinyproxy microsocks:microsocks htpasswd:apache2-utils
 )
 # Further programs, whose packages have their names, are arguments.
 for program in "$@"; do needed+=("$program:$program"); done

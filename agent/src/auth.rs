@@ -82,6 +82,12 @@ impl AuthFile {
                 return Err(AuthFileError::Shape { expected });
             }
         };
+        // Whoever has written it so means it, and would be anonymous without a word.
+        let is_misspelled = |key: &String| key != "auths" && key.eq_ignore_ascii_case("auths");
+        if file.keys().any(is_misspelled) {
+            let expected = "auths in small letters";
+            return Err(AuthFileError::Shape { expected });
+        }
         let mut parsed = Self::default();
         for (host, helper) in members(&file, "credHelpers", "credHelpers to be an object")? {
             match helper.as_str() {
@@ -351,6 +357,9 @@ mod tests {
             }
         );
         assert!(!error.to_string().contains("s3cret"));
+        let error = AuthFile::parse(b"{\"Auths\":{}}").unwrap_err();
+        let expected = "auths in small letters";
+        assert_eq!(error, AuthFileError::Shape { expected });
         let error = AuthFile::parse(b"{\"auths\":[]}").unwrap_err();
         let expected = "auths to be an object";
         assert_eq!(error, AuthFileError::Shape { expected });

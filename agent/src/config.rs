@@ -302,7 +302,12 @@ impl Config {
 
     /// How registries are reached.
     pub(crate) fn route(&self) -> Route {
-        let proxy = &self.image.proxy;
+        // The HTTP client takes the word for all hosts to mean names, and not addresses, too.
+        let is_for_all = |list: &String| list.split(',').any(|item| item.trim() == "*");
+        let proxy = match self.image.proxy.exceptions.as_ref().is_some_and(is_for_all) {
+            true => &Proxy::default(),
+            false => &self.image.proxy,
+        };
         Route {
             https_proxy: proxy.https.as_ref().map(Url::to_string),
             http_proxy: proxy.http.as_ref().map(Url::to_string),

@@ -16,6 +16,7 @@ pub mod auth;
 mod blocking;
 mod bundle;
 pub mod certs;
+pub mod challenge;
 pub mod cli;
 pub mod config;
 mod credentials;

@@ -7,6 +7,7 @@
     reason = "a test that cannot go on fails at the line where it stands"
 )]
 
+mod access;
 mod across;
 mod bad_line;
 mod beside;
@@ -21,6 +22,7 @@ mod hostile;
 mod kbs_use;
 mod layering;
 mod mistakes;
+mod places;
 mod platform;
 mod pull;
 mod record;

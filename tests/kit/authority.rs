@@ -16,6 +16,7 @@ pub struct Authority {
     root: String,
     server: String,
     server_key: String,
+    issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
@@ -46,7 +47,18 @@ impl Authority {
             root: certificate.pem(),
             server: server.pem(),
             server_key: server_key.serialize_pem(),
+            issuer,
         }
+    }
+
+    /// A certificate for the client `name`, and its key, both in PEM.
+    pub fn issue_client(&self, name: &str) -> (String, String) {
+        let mut client = CertificateParams::new(Vec::new()).expect("no names is legal");
+        client.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = client.signed_by(&key, &self.issuer);
+        let certificate = certificate.expect("a certificate");
+        (certificate.pem(), key.serialize_pem())
     }
 
     /// PEM of the authority's own certificate.
@@ -73,7 +85,7 @@ impl Authority {
     }
 
     /// Writes `server.pem` and `server.key`.
-    pub(crate) fn write(&self, directory: &Path) {
+    pub fn write(&self, directory: &Path) {
         std::fs::write(directory.join("server.pem"), &self.server).expect("write server.pem");
         std::fs::write(directory.join("server.key"), &self.server_key).expect("write server.key");
     }

@@ -26,7 +26,9 @@ pub mod programs;
 pub mod registry;
 pub mod scene;
 pub mod settings;
+pub mod token_server;
 pub mod tsm;
+pub mod ways;
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! The real registry of the distribution, on loopback, with storage of its own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use crate::programs::{require, run};
 pub struct Registry {
     child: Child,
     directory: TempDir,
+    storage: PathBuf,
     host: String,
     authority: Option<Authority>,
     client: Client,
@@ -25,12 +26,12 @@ pub struct Registry {
 impl Registry {
     /// Starts one that speaks plain http.
     pub async fn start() -> Self {
-        Self::launch(None, "127.0.0.1:0").await
+        Self::launch(None, "127.0.0.1:0", None).await
     }
 
     /// Starts one that speaks https under a certificate of its own authority.
     pub async fn start_https() -> Self {
-        Self::launch(Some(Authority::mint("registry")), "127.0.0.1:0").await
+        Self::launch(Some(Authority::mint("registry")), "127.0.0.1:0", None).await
     }
 
     /// Starts one that speaks https where the world expects it: on port 443, as each of `hosts`.
@@ -40,8 +41,17 @@ impl Registry {
         Self::launch(
             Some(Authority::mint_for("registry", hosts)),
             "127.0.0.1:443",
+            None,
         )
         .await
+    }
+
+    /// Starts one that serves what this one stores, over https and to those alone who satisfy
+    /// `auth`, the section of that name of its configuration.
+    pub async fn guarded(&self, auth: &str) -> Self {
+        let authority = Some(Authority::mint("guarded registry"));
+        let storage = self.storage.clone();
+        Self::launch(authority, "127.0.0.1:0", Some((storage, auth))).await
     }
 
     /// `127.0.0.1:<port>`.
@@ -134,7 +144,11 @@ impl Registry {
         )
     }
 
-    async fn launch(authority: Option<Authority>, listen: &str) -> Self {
+    async fn launch(
+        authority: Option<Authority>,
+        listen: &str,
+        guarded: Option<(PathBuf, &str)>,
+    ) -> Self {
         let program = require("docker-registry", "docker-registry");
         let directory = tempfile::tempdir().expect("make a directory");
         let tls = authority.as_ref().map_or_else(String::new, |authority| {
@@ -142,10 +156,11 @@ impl Registry {
             let path = directory.path().display();
             format!("  tls:\n    certificate: {path}/server.pem\n    key: {path}/server.key\n")
         });
+        let (storage, auth) = guarded.unwrap_or_else(|| (directory.path().join("storage"), ""));
         let config = format!(
             "version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: {}\n\
-             http:\n  addr: {listen}\n{tls}",
-            directory.path().join("storage").display()
+             http:\n  addr: {listen}\n{tls}{auth}",
+            storage.display()
         );
         std::fs::write(directory.path().join("config.yml"), config).expect("write config.yml");
         let log = std::fs::File::create(directory.path().join("log")).expect("make the log");
@@ -166,6 +181,7 @@ impl Registry {
         let mut registry = Self {
             child,
             directory,
+            storage,
             host: String::new(),
             authority,
             client: client.build().expect("an HTTP client"),

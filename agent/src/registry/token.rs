@@ -5,7 +5,6 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http_auth::ChallengeRef;
 use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use serde::Deserialize;
@@ -15,6 +14,7 @@ use zeroize::Zeroizing;
 use super::error::{RegistryError, Wanted};
 use super::http::{Http, Request};
 use crate::auth::Login;
+use crate::challenge::Challenge;
 
 /// Answers the challenge of a 401 with the value of an `Authorization` header.
 ///
@@ -28,7 +28,11 @@ pub(crate) async fn answer_challenge(
 ) -> Result<HeaderValue, RegistryError> {
     let host = registry.host_str().unwrap_or_default();
     let wanted = Wanted::token(host, repository);
-    match Challenge::among(headers, registry, &wanted)? {
+    let values = headers.get_all(WWW_AUTHENTICATE);
+    let values = values.iter().map(HeaderValue::as_bytes);
+    let challenge = Challenge::among(values, registry)
+        .map_err(|fault| challenge_error(&wanted, fault.reason()))?;
+    match challenge {
         Challenge::Basic => match login {
             Some(login) => basic(login).ok_or_else(|| challenge_error(&wanted, UNSENDABLE)),
             None => Err(challenge_error(
@@ -97,65 +101,6 @@ fn scope(repository: &str) -> String {
     format!("repository:{repository}:pull")
 }
 
-/// What a registry asks for.
-#[derive(Debug, PartialEq, Eq)]
-enum Challenge {
-    Basic,
-    Bearer { realm: Url, service: Option<String> },
-}
-
-impl Challenge {
-    /// The strongest challenge that we can answer: a token before a password.
-    fn among(headers: &HeaderMap, registry: &Url, wanted: &Wanted) -> Result<Self, RegistryError> {
-        let mut basic = None;
-        for value in headers.get_all(WWW_AUTHENTICATE) {
-            let text = value
-                .to_str()
-                .ok()
-                .and_then(|text| http_auth::parse_challenges(text).ok())
-                .ok_or_else(|| challenge_error(wanted, "its WWW-Authenticate is malformed"))?;
-            for challenge in &text {
-                if challenge.scheme.eq_ignore_ascii_case("bearer") {
-                    return Self::bearer(challenge, registry, wanted);
-                }
-                if challenge.scheme.eq_ignore_ascii_case("basic") {
-                    basic = Some(Self::Basic);
-                }
-            }
-        }
-        basic.ok_or_else(|| challenge_error(wanted, "it names neither Bearer nor Basic"))
-    }
-
-    fn bearer(
-        challenge: &ChallengeRef<'_>,
-        registry: &Url,
-        wanted: &Wanted,
-    ) -> Result<Self, RegistryError> {
-        let parameter = |name: &str| {
-            challenge
-                .params
-                .iter()
-                .find(|(key, _)| key.eq_ignore_ascii_case(name))
-                .map(|(_, value)| value.to_unescaped())
-        };
-        let realm = parameter("realm")
-            .and_then(|realm| Url::parse(&realm).ok())
-            .ok_or_else(|| challenge_error(wanted, "its token realm is not a URL"))?;
-        // A password or token must not leave TLS because a registry says so (CVE-2019-10214).
-        let plain_http_is_configured = registry.scheme() == "http";
-        let plain_same_host = realm.scheme() == "http"
-            && plain_http_is_configured
-            && realm.host_str() == registry.host_str();
-        if realm.scheme() != "https" && !plain_same_host {
-            return Err(challenge_error(wanted, "its token realm is not https"));
-        }
-        Ok(Self::Bearer {
-            realm,
-            service: parameter("service"),
-        })
-    }
-}
-
 fn token_url(mut realm: Url, service: Option<&str>, repository: &str) -> Url {
     let mut query = realm.query_pairs_mut();
     if let Some(service) = service {
@@ -201,53 +146,6 @@ const MAX_TOKEN_ANSWER: usize = 1 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn challenge(registry: &str, value: &str) -> Result<Challenge, RegistryError> {
-        let mut headers = HeaderMap::new();
-        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_str(value).unwrap());
-        let registry = Url::parse(registry).unwrap();
-        Challenge::among(
-            &headers,
-            &registry,
-            &Wanted::token("registry.example", "app"),
-        )
-    }
-
-    #[test]
-    fn token_is_preferred_to_password() {
-        let value = r#"Basic realm="x", Bearer realm="https://auth.example/token",service="reg""#;
-        assert_eq!(
-            challenge("https://registry.example", value).unwrap(),
-            Challenge::Bearer {
-                realm: Url::parse("https://auth.example/token").unwrap(),
-                service: Some("reg".into())
-            }
-        );
-        assert_eq!(
-            challenge("https://registry.example", "Basic realm=\"x\"").unwrap(),
-            Challenge::Basic
-        );
-    }
-
-    #[test]
-    fn token_realm_must_be_https_unless_the_registry_itself_is_plain() {
-        let plain = r#"Bearer realm="http://registry.example:5001/token""#;
-        assert!(matches!(
-            challenge("https://registry.example", plain),
-            Err(RegistryError::Challenge {
-                reason: "its token realm is not https",
-                ..
-            })
-        ));
-        assert!(challenge("http://registry.example:5000", plain).is_ok());
-        assert!(matches!(
-            challenge("http://other.example", plain),
-            Err(RegistryError::Challenge {
-                reason: "its token realm is not https",
-                ..
-            })
-        ));
-    }
 
     #[test]
     fn scope_is_the_repository_that_we_pull() {

@@ -39,6 +39,7 @@ fn effective_configuration_read_again_is_the_same() {
         "image.image_security_policy = '''\n{\n \"default\": [{\"type\": \"reject\"}]\n}'''"
             .to_owned(),
         "image_agent.attester = \"sample\"".to_owned(),
+        OWN_REGISTRIES.to_owned(),
     ];
     for text in files {
         let page = config(&text).effective_toml();
@@ -63,6 +64,58 @@ fn passwords_are_masked_wherever_they_stand() {
         assert_eq!(masked(&Url::parse(url).unwrap()), expected);
     }
 }
+
+#[test]
+fn what_one_registry_has_of_its_own_is_read_and_a_key_that_stands_there_does_not_print() {
+    let parsed = config(OWN_REGISTRIES);
+    let own = &parsed.image_agent;
+    assert_eq!(own.platform.as_ref().unwrap().to_string(), "linux/arm64/v8");
+    assert_eq!(own.certs_d, [Path::new("/etc/certs")]);
+    let registry = own.registries.first().unwrap();
+    assert_eq!(registry.host, "registry.example:5000");
+    let at = |text: &str| Source::Uri(text.to_owned());
+    assert_eq!(registry.ca, Some(at("kbs:///a/b/c")));
+    assert_eq!(registry.client, Some((at("/cert.pem"), at("/key.pem"))));
+    let written = OWN_REGISTRIES.replace("'/key.pem'", "'-----BEGIN PRIVATE KEY-----s3cret'");
+    let written = config(&written);
+    assert!(!written.effective_toml().contains("s3cret"));
+    assert!(!format!("{written:?}").contains("s3cret"));
+}
+
+#[test]
+fn half_a_client_certificate_is_refused() {
+    let rows = [
+        ("host = 'a', client_key = '/k'", "client_certificate"),
+        ("host = 'a', client_certificate = '/c'", "client_key"),
+        ("ca = '/c'", "host"),
+    ];
+    for (entry, expected) in rows {
+        let error = parse(&format!("image_agent.registry = [{{ {entry} }}]")).unwrap_err();
+        let expected = format!("image_agent.registry[0].{expected}");
+        assert!(
+            matches!(&error, ConfigError::Missing { key, .. } if *key == expected),
+            "{entry}: {error:?}"
+        );
+    }
+}
+
+const OWN_REGISTRIES: &str = r#"
+[image_agent]
+platform = "linux/arm64/v8"
+certs_d = ["/etc/certs"]
+[[image_agent.registry]]
+host = "registry.example:5000"
+ca = "kbs:///a/b/c"
+client_certificate = "/cert.pem"
+client_key = '/key.pem'
+[image.registry_config.aliases]
+app = "registry.example/app"
+[[image.registry_config.registry]]
+location = "registry.example"
+[[image.registry_config.registry.mirror]]
+location = "mirror.example"
+ns = true
+"#;
 
 /// A page without its comments, which name what is not shown.
 fn statements(page: &str) -> Vec<&str> {

@@ -1,0 +1,260 @@
+//! Mirrors and other places that images are fetched from, and which of them is asked when.
+
+use kit::authority::Authority;
+use kit::client::Code;
+use kit::hostile::{Fault, Hostile, closed_port};
+use kit::image::{Image, host_architecture};
+use kit::registry::Registry;
+use kit::ways::Way;
+use toml::{Table, Value};
+
+use super::{DENIED, FAILED, assert_says, content, trusting_guest};
+
+/// An entry of `registries.conf` for `prefix`, with mirrors as `location` and further keys.
+fn entry(prefix: &str, insecure: bool, mirrors: &[(&str, &[&str])]) -> Value {
+    let mut entry = Table::new();
+    entry.insert("location".to_owned(), prefix.into());
+    entry.insert("insecure".to_owned(), insecure.into());
+    let mirrors = mirrors.iter().map(|(location, flags)| {
+        let mut mirror = Table::new();
+        mirror.insert("location".to_owned(), (*location).into());
+        for flag in *flags {
+            mirror.insert((*flag).to_owned(), true.into());
+        }
+        Value::Table(mirror)
+    });
+    entry.insert("mirror".to_owned(), Value::Array(mirrors.collect()));
+    Value::Table(entry)
+}
+
+const REGISTRIES: &str = "image.registry_config.registry";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_cannot_be_reached_gives_way_to_the_next_and_then_to_the_registry() {
+    let (registry, mirror) = (Registry::start().await, Hostile::start().await);
+    let (image, other) = (Image::small("mirrored"), Image::small("not mirrored"));
+    registry.push("app:1", &image).await;
+    registry.push("app:2", &other).await;
+    mirror.push("copies/app:1", &image);
+    let (dead, copies) = (closed_port(), format!("{}/copies", mirror.host()));
+    let mirrors: [(&str, &[&str]); 2] = [(&dead, &["insecure"]), (&copies, &["insecure"])];
+    let mut guest = trusting_guest(registry.host());
+    let entries = vec![entry(registry.host(), true, &mirrors)];
+    guest.settings = guest.settings.clone().with(REGISTRIES, entries);
+    let daemon = guest.start().await;
+
+    let reference = format!("{}/app:1", registry.host());
+    let digest = daemon.delivers(&reference, &guest.bundle("c1")).await;
+    assert_eq!(digest, image.digest());
+    assert_eq!(content(&guest.bundle("c1"), "etc/mark"), "mirrored");
+    let asked = mirror.requests();
+    assert!(
+        asked
+            .iter()
+            .any(|line| line.contains("/v2/copies/app/manifests/1")),
+        "{asked:?}"
+    );
+    assert!(
+        asked
+            .iter()
+            .any(|line| line.contains("/v2/copies/app/blobs/")),
+        "{asked:?}"
+    );
+
+    let reference = format!("{}/app:2", registry.host());
+    let digest = daemon.delivers(&reference, &guest.bundle("c2")).await;
+    assert_eq!(digest, other.digest());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_no_place_has_the_image_each_is_named_with_its_own_cause() {
+    let (registry, mirror) = (Registry::start().await, Hostile::start().await);
+    let dead = closed_port();
+    let failing = mirror.host();
+    let blocked = "blocked.example";
+    let mirrors: [(&str, &[&str]); 3] = [
+        (&dead, &["insecure"]),
+        (&failing, &["insecure"]),
+        (blocked, &[]),
+    ];
+    let mut forbidden = Table::new();
+    forbidden.insert("location".to_owned(), blocked.into());
+    forbidden.insert("blocked".to_owned(), true.into());
+    let mut guest = trusting_guest(registry.host());
+    let entries = vec![
+        entry(registry.host(), true, &mirrors),
+        Value::Table(forbidden),
+    ];
+    guest.settings = guest
+        .settings
+        .clone()
+        .with(REGISTRIES, entries)
+        .with("image_agent.verbose_errors", true);
+    mirror.arm("/v2/app/manifests/1", Fault::Status(403));
+    let daemon = guest.start().await;
+    let reference = format!("{}/app:1", registry.host());
+    let refusal = daemon.refuses(&reference, &guest.bundle("c1")).await;
+    assert_eq!(refusal.code, Code::NOT_FOUND, "{refusal:?}");
+    let words = [
+        FAILED,
+        "none of 3 places has it",
+        &format!("[1] manifest 1 of app from {dead}: no connection"),
+        &format!("[2] manifest 1 of app from {failing}: access refused without credentials"),
+        &format!("[3] manifest 1 of app from {}: not found", registry.host()),
+        "blocked.example is blocked by the registries configuration",
+    ];
+    assert_says("nowhere", &refusal.message, &words);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_by_the_policy_is_final_and_asks_no_other_place() {
+    let (registry, mirror) = (Hostile::start().await, Hostile::start().await);
+    let image = Image::small("unsigned");
+    registry.push("app:1", &image);
+    mirror.push("app:1", &image);
+    let location = mirror.host();
+    let mirrors: [(&str, &[&str]); 1] = [(&location, &["insecure"])];
+    let mut guest = trusting_guest(&registry.host());
+    let policy = format!(
+        r#"{{"default":[{{"type":"insecureAcceptAnything"}}],
+            "transports":{{"docker":{{"{}":[{{"type":"reject"}}]}}}}}}"#,
+        registry.host()
+    );
+    guest.settings = guest
+        .settings
+        .clone()
+        .with(REGISTRIES, vec![entry(&registry.host(), true, &mirrors)])
+        .with("image.image_security_policy", policy);
+    let daemon = guest.start().await;
+    // The policy is about the name that was asked for, wherever the bytes are from.
+    let reference = format!("{}/app:1", registry.host());
+    let refusal = daemon.refuses(&reference, &guest.bundle("c1")).await;
+    assert_eq!(refusal.code, Code::PERMISSION_DENIED, "{refusal:?}");
+    assert_says("final", &refusal.message, &[FAILED, DENIED]);
+    assert_ne!(mirror.requests(), Vec::<String>::new());
+    assert_eq!(registry.requests(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_lies_about_a_digest_is_passed_over() {
+    let (registry, mirror) = (Registry::start().await, Hostile::start().await);
+    let (image, other) = (Image::small("honest"), Image::small("other"));
+    registry.push("app:1", &image).await;
+    mirror.push("app:1", &image);
+    let path = format!("/v2/app/manifests/{}", image.digest());
+    mirror.arm(&path, Fault::Bytes(other.manifest.clone()));
+    let location = mirror.host();
+    let mirrors: [(&str, &[&str]); 1] = [(&location, &["insecure"])];
+    let mut guest = trusting_guest(registry.host());
+    let entries = vec![entry(registry.host(), true, &mirrors)];
+    guest.settings = guest.settings.clone().with(REGISTRIES, entries);
+    let daemon = guest.start().await;
+    let reference = format!("{}/app@{}", registry.host(), image.digest());
+    let digest = daemon.delivers(&reference, &guest.bundle("c1")).await;
+    assert_eq!(digest, image.digest());
+    assert!(mirror.requests().iter().any(|line| line.contains(&path)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocked_name_is_refused_before_anybody_is_asked() {
+    let registry = Hostile::start().await;
+    registry.push("app:1", &Image::small("blocked"));
+    let mut guest = trusting_guest(&registry.host());
+    let mut blocked = Table::new();
+    blocked.insert(
+        "prefix".to_owned(),
+        format!("{}/app", registry.host()).into(),
+    );
+    blocked.insert("blocked".to_owned(), true.into());
+    guest.settings = guest
+        .settings
+        .clone()
+        .with(REGISTRIES, vec![Value::Table(blocked)]);
+    let daemon = guest.start().await;
+    let reference = format!("{}/app:1", registry.host());
+    let refusal = daemon.refuses(&reference, &guest.bundle("c1")).await;
+    assert_eq!(refusal.code, Code::PERMISSION_DENIED, "{refusal:?}");
+    assert_says(
+        "blocked",
+        &refusal.message,
+        &["registry blocked by configuration"],
+    );
+    assert_eq!(registry.requests(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nginx_is_a_mirror_over_http2_and_ipv6_and_is_told_the_registry() {
+    let registry = Registry::start().await;
+    let image = Image::small("behind nginx");
+    registry.push("team/app:1", &image).await;
+    let authority = Authority::mint("mirror");
+    let mirror = Way::nginx(registry.host(), &authority, None);
+    let mut guest = trusting_guest(registry.host());
+    // By a name that has addresses of both kinds, the one of IPv6 first where the guest has one.
+    let location = format!("localhost:{}", mirror.port());
+    let mirrors: [(&str, &[&str]); 1] = [(&location, &["ns"])];
+    guest.settings = guest
+        .settings
+        .clone()
+        .with(REGISTRIES, vec![entry("registry.example", false, &mirrors)])
+        .with(
+            "image.extra_root_certificates",
+            vec![authority.certificate()],
+        );
+    let daemon = guest.start().await;
+    let digest = daemon
+        .delivers("registry.example/team/app:1", &guest.bundle("c1"))
+        .await;
+    assert_eq!(digest, image.digest());
+    let log = mirror.log();
+    assert!(
+        log.contains("GET /v2/team/app/manifests/1?ns=registry.example HTTP/2.0"),
+        "{log}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn insecure_registry_may_speak_tls_that_nobody_vouches_for() {
+    let registry = Registry::start_https().await;
+    let image = Image::small("self-signed");
+    let reference = registry.push("app:1", &image).await;
+    let guest = trusting_guest(registry.host());
+    let daemon = guest.start().await;
+    let digest = daemon.delivers(&reference, &guest.bundle("c1")).await;
+    assert_eq!(digest, image.digest());
+
+    let mut strict = trusting_guest("other.example");
+    strict.settings = strict
+        .settings
+        .clone()
+        .with("image_agent.verbose_errors", true);
+    let daemon = strict.start().await;
+    let refusal = daemon.refuses(&reference, &strict.bundle("c1")).await;
+    assert_eq!(refusal.code, Code::UNAVAILABLE, "{refusal:?}");
+    assert_says(
+        "strict",
+        &refusal.message,
+        &["no connection", "UnknownIssuer"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn platform_of_the_configuration_is_the_one_that_is_chosen() {
+    let registry = Registry::start().await;
+    let (here, there) = (Image::small("here"), Image::small("there"));
+    let host = format!("linux/{}", host_architecture());
+    let entries = [
+        (host.as_str(), here),
+        ("linux/riscv64/rva23", there.clone()),
+    ];
+    let index = Image::index(kit::image::Format::Oci, entries);
+    let reference = registry.push("app:1", &index).await;
+    let mut guest = trusting_guest(registry.host());
+    guest.settings = guest
+        .settings
+        .clone()
+        .with("image_agent.platform", "linux/riscv64/rva23");
+    let daemon = guest.start().await;
+    let pulled = daemon.pull(&reference, &guest.bundle("c1")).await;
+    assert_eq!(pulled.ok().as_deref(), Some(there.digest().as_str()));
+}
