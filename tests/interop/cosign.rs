@@ -304,6 +304,7 @@ fn signatures(world: &World, repository: &str, image: &Image) -> Vec<Signature> 
         .map(|layer| Signature {
             payload: read(text(&layer["digest"]).trim_start_matches("sha256:")).into(),
             annotation: text(&layer["annotations"][SIGNATURE_ANNOTATION]),
+            evidence: Vec::new(),
         })
         .collect()
 }

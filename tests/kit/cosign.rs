@@ -88,8 +88,30 @@ impl Key {
         String::from_utf8(output.stdout).expect("PEM is text")
     }
 
+    /// The public key: DER, `SubjectPublicKeyInfo`.
+    pub fn public_der(&self) -> Vec<u8> {
+        let output = run(Command::new(&self.openssl)
+            .args(["pkey", "-pubout", "-outform", "DER", "-in"])
+            .arg(self.directory.path().join("key.pem")));
+        output.stdout
+    }
+
     /// Signs a message with SHA-256, or as Ed25519 does.
     pub fn sign(&self, message: &[u8]) -> Vec<u8> {
+        self.sign_with(message, "-sha256")
+    }
+
+    /// Signs a message with the hash that goes with the key.
+    pub fn sign_by_default(&self, message: &[u8]) -> Vec<u8> {
+        let hash = match self.kind {
+            KeyKind::P384 => "-sha384",
+            KeyKind::P521 => "-sha512",
+            KeyKind::P256 | KeyKind::Ed25519 | KeyKind::Rsa2048 => "-sha256",
+        };
+        self.sign_with(message, hash)
+    }
+
+    fn sign_with(&self, message: &[u8], hash: &str) -> Vec<u8> {
         let file = tempfile::NamedTempFile::new_in(self.directory.path()).expect("make a file");
         std::fs::write(file.path(), message).expect("write the message");
         let key = self.directory.path().join("key.pem");
@@ -101,7 +123,7 @@ impl Key {
                 .arg("-in")
                 .arg(file.path()),
             _ => command
-                .args(["dgst", "-sha256", "-sign"])
+                .args(["dgst", hash, "-sign"])
                 .arg(key)
                 .arg(file.path()),
         };
@@ -115,6 +137,7 @@ impl Key {
         Signature {
             payload: payload.into(),
             annotation: signature,
+            evidence: Vec::new(),
         }
     }
 }
@@ -181,6 +204,8 @@ pub struct Signature {
     pub payload: Bytes,
     /// The signature annotation: base64, unless a test wants otherwise.
     pub annotation: String,
+    /// The annotations beside it: certificate, chain, log entry, timestamp.
+    pub evidence: Vec<(&'static str, String)>,
 }
 
 impl Signature {
@@ -219,11 +244,15 @@ pub fn signature_image(signatures: impl IntoIterator<Item = Signature>) -> Image
     let layers: Vec<_> = signatures
         .iter()
         .map(|found| {
+            let mut annotations = json!({SIGNATURE_ANNOTATION: found.annotation});
+            for (name, text) in &found.evidence {
+                annotations[name] = text.as_str().into();
+            }
             json!({
                 "mediaType": PAYLOAD_TYPE,
                 "size": found.payload.len(),
                 "digest": sha256(&found.payload),
-                "annotations": {SIGNATURE_ANNOTATION: found.annotation},
+                "annotations": annotations,
             })
         })
         .collect();

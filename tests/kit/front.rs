@@ -1,8 +1,11 @@
-//! A front of the real registry that speaks the signature extension, as `OpenShift`'s registry does.
+//! A front of the real registry that speaks what that one does not: the signature extension, as
+//! `OpenShift`'s registry does, and lists of referrers, as registries of OCI distribution 1.1 do.
 //!
 //! What is asked for below `/v2/` is passed on and comes back with the header that announces the
 //! extension; signatures are put and listed below `/extensions/v2/`, where the real `skopeo copy
-//! --sign-by` puts them when it sees that header.
+//! --sign-by` puts them when it sees that header. A [`Front`] can misbehave on demand.
+
+mod referrers;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -21,6 +24,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 
+pub use self::referrers::Referrers;
 use crate::registry::Registry;
 
 /// The front; dropped, it and its connections end.
@@ -46,6 +50,10 @@ struct State {
     /// What every list is answered with instead.
     instead: Option<(u16, Bytes)>,
     requests: Vec<String>,
+    /// None: the registry's own answer.
+    referrers: Option<Referrers>,
+    /// By a part of the path, what is answered to whatever is asked for there.
+    faults: HashMap<String, (u16, Bytes)>,
 }
 
 impl Front {
@@ -62,6 +70,8 @@ impl Front {
                 lists: HashMap::new(),
                 instead: None,
                 requests: Vec::new(),
+                referrers: None,
+                faults: HashMap::new(),
             }),
         });
         let server = tokio::spawn(accept(listener, Arc::clone(&shared)));
@@ -102,6 +112,25 @@ impl Front {
         self.shared.state().instead = answer;
     }
 
+    /// From now on referrers are listed like this; `None` for the registry's own answer.
+    pub fn set_referrers(&self, referrers: Option<Referrers>) {
+        self.shared.state().referrers = referrers;
+    }
+
+    /// From now on every request whose path has this part in it is answered so; `None` to stop.
+    pub fn fail(&self, part: &str, answer: Option<(u16, Bytes)>) {
+        let faults = &mut self.shared.state().faults;
+        match answer {
+            Some(answer) => drop(faults.insert(part.to_owned(), answer)),
+            None => drop(faults.remove(part)),
+        }
+    }
+
+    /// Forgets the requests seen.
+    pub fn forget_requests(&self) {
+        self.shared.state().requests.clear();
+    }
+
     /// The requests seen, as `METHOD path`.
     pub fn requests(&self) -> Vec<String> {
         self.shared.state().requests.clone()
@@ -111,6 +140,18 @@ impl Front {
 impl Drop for Front {
     fn drop(&mut self) {
         self.server.abort();
+    }
+}
+
+impl State {
+    /// What this front answers by itself.
+    fn made_up(&self, path: &str, query: &str) -> Option<Response<Full<Bytes>>> {
+        let fault = self.faults.iter().find(|(part, _)| path.contains(*part));
+        if let Some((_, (status, body))) = fault {
+            let status = StatusCode::from_u16(*status).expect("a legal status");
+            return Some(whole(status, body.clone()));
+        }
+        self.referrers.as_ref()?.answer(path, query)
     }
 }
 
@@ -125,6 +166,9 @@ impl Shared {
         let announces = {
             let mut state = self.state();
             state.requests.push(format!("{} {path}", head.method));
+            if let Some(answer) = state.made_up(&path, head.uri.query().unwrap_or_default()) {
+                return answer;
+            }
             state.announces
         };
         // A client that hangs up in the middle gets no answer anyway.

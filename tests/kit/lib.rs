@@ -26,6 +26,7 @@ pub mod programs;
 pub mod registry;
 pub mod scene;
 pub mod settings;
+pub mod sigstore;
 pub mod token_server;
 pub mod tsm;
 pub mod ways;

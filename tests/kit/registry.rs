@@ -96,6 +96,21 @@ impl Registry {
         format!("{}/{name}", self.host)
     }
 
+    /// Pushes an image that no tag names, only its digest.
+    pub async fn push_untagged(&self, repository: &str, image: &Image) {
+        let digest = image.digest();
+        for (digest, bytes) in &image.blobs {
+            self.put_blob(repository, digest, bytes.clone()).await;
+        }
+        self.put_manifest(
+            repository,
+            &digest,
+            &image.media_type,
+            image.manifest.clone(),
+        )
+        .await;
+    }
+
     /// Pushes an image as its author would, with `skopeo copy`; returns the reference by tag.
     pub fn push_with_skopeo(&self, name: &str, image: &Image, arguments: &[&str]) -> String {
         let layout = tempfile::tempdir().expect("make a directory");
