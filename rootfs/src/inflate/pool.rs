@@ -113,8 +113,8 @@ static POOL: Mutex<Pool> = Mutex::new(Pool {
     idle: Vec::new(),
 });
 static RETURNED: Condvar = Condvar::new();
-/// Four windows of the levels in common use, or one of the highest that needs no option.
-const WINDOWS: u64 = 8 << 20;
+/// Two windows of the levels in common use. A larger one has it all to itself.
+const WINDOWS: u64 = 4 << 20;
 const BETWEEN_CHECKS: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
