@@ -164,6 +164,7 @@ impl Login {
     }
 
     /// A token that a token server takes instead of a password.
+    #[must_use]
     pub fn with_identity_token(mut self, token: &str) -> Self {
         self.identity_token = (!token.is_empty()).then(|| Zeroizing::new(token.to_owned()));
         self
@@ -240,14 +241,16 @@ fn says_something(entry: &Value) -> bool {
 /// The host that a key means: one with a scheme may have a path, another one is a host or none.
 fn host_of_key(key: &str) -> &str {
     let bare = without_scheme(key);
-    match bare.len() == key.len() {
-        true => key,
-        false => bare.split('/').next().unwrap_or_default(),
+    if bare.len() == key.len() {
+        return key;
     }
+    bare.split('/').next().unwrap_or_default()
 }
 
 fn without_scheme(key: &str) -> &str {
-    let bare = key.strip_prefix("http://").or(key.strip_prefix("https://"));
+    let bare = key
+        .strip_prefix("http://")
+        .or_else(|| key.strip_prefix("https://"));
     bare.unwrap_or(key)
 }
 

@@ -52,7 +52,7 @@ impl Certificates {
     pub fn parse(files: &BTreeMap<String, Vec<u8>>) -> Result<Self, CertificatesError> {
         let mut found = Self::default();
         for (name, content) in files {
-            if name.ends_with(".crt") {
+            if name.strip_suffix(".crt").is_some() {
                 found.authorities.push(content.clone());
             } else if let Some(stem) = name.strip_suffix(".cert") {
                 let key = format!("{stem}.key");

@@ -304,9 +304,11 @@ impl Config {
     pub(crate) fn route(&self) -> Route {
         // The HTTP client takes the word for all hosts to mean names, and not addresses, too.
         let is_for_all = |list: &String| list.split(',').any(|item| item.trim() == "*");
-        let proxy = match self.image.proxy.exceptions.as_ref().is_some_and(is_for_all) {
-            true => &Proxy::default(),
-            false => &self.image.proxy,
+        let exceptions = self.image.proxy.exceptions.as_ref();
+        let proxy = if exceptions.is_some_and(is_for_all) {
+            &Proxy::default()
+        } else {
+            &self.image.proxy
         };
         Route {
             https_proxy: proxy.https.as_ref().map(Url::to_string),

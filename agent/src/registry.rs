@@ -224,7 +224,7 @@ impl Source {
         selector: &str,
         limit: usize,
     ) -> Result<Served, RegistryError> {
-        let wanted = self.from_here(Wanted::manifest(&self.endpoint.host, &self.asked, selector));
+        let wanted = self.reached(Wanted::manifest(&self.endpoint.host, &self.asked, selector));
         let url = self.url("manifests", selector);
         let answer = self.get_small(url, Some(ACCEPTED), &wanted, limit).await?;
         let untrusted_content_type = answer.content_type().map(str::to_owned);
@@ -241,7 +241,7 @@ impl Source {
         limit: u64,
     ) -> Result<Vec<u8>, RegistryError> {
         let digest = descriptor.digest().to_string();
-        let wanted = self.from_here(Wanted::blob(&self.endpoint.host, &self.asked, &digest));
+        let wanted = self.reached(Wanted::blob(&self.endpoint.host, &self.asked, &digest));
         let size = descriptor.size();
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         if usize::try_from(size).map_or(true, |size| size > limit) {
@@ -280,7 +280,7 @@ impl Source {
         mut progress: impl FnMut(u64),
     ) -> Result<(), RegistryError> {
         let digest = descriptor.digest().to_string();
-        let wanted = self.from_here(Wanted::blob(&self.endpoint.host, &self.asked, &digest));
+        let wanted = self.reached(Wanted::blob(&self.endpoint.host, &self.asked, &digest));
         let url = self.url("blobs", &digest);
         let mut download = Download::new(wanted, descriptor.size());
         let mut tries = self.http.tries();
@@ -322,7 +322,7 @@ impl Source {
         let asking = || async {
             let request = Request {
                 url: self.base.clone(),
-                wanted: self.from_here(Wanted::of(&self.endpoint.host, "the registry's features")),
+                wanted: self.reached(Wanted::of(&self.endpoint.host, "the registry's features")),
                 home: &self.base,
                 form: None,
                 accept: None,
@@ -352,7 +352,7 @@ impl Source {
     /// The list of the signatures that the registry keeps of a document, as it is served.
     pub(crate) async fn signature_list(&self, subject: &Digest) -> Result<Vec<u8>, RegistryError> {
         let url = self.signature_list_url(subject);
-        let wanted = self.from_here(Wanted::signatures(
+        let wanted = self.reached(Wanted::signatures(
             &self.endpoint.host,
             &self.asked,
             subject,
@@ -399,7 +399,7 @@ impl Source {
         Err(RegistryError::refusal(wanted, &refusal).with_account(&self.account.origin))
     }
 
-    fn from_here(&self, wanted: Wanted) -> Wanted {
+    fn reached(&self, wanted: Wanted) -> Wanted {
         wanted.through(self.via.clone())
     }
 

@@ -240,7 +240,7 @@ async fn drop_ins(location: &str) -> Result<Vec<String>, Error> {
         .await
         .map_err(Error::Open)?;
     let (folder, names) = listed.unwrap_or_default();
-    let is_conf = |name: &String| name.ends_with(".conf");
+    let is_conf = |name: &String| name.strip_suffix(".conf").is_some();
     let paths = names.into_iter().filter(is_conf);
     Ok(paths
         .map(|name| folder.join(name).display().to_string())

@@ -8,6 +8,7 @@ use kit::guest::Guest;
 use kit::hostile::{Fault, Hostile};
 use kit::image::Image;
 use kit::registry::Registry;
+use kit::scene::Scene;
 use kit::token_server::{TokenServer, htpasswd};
 use kit::ways::Way;
 use serde_json::json;
@@ -150,6 +151,68 @@ async fn tokens_are_fetched_with_a_password_or_with_an_identity_token() {
         &refusal.message,
         &["a pull token for team/app", "HTTP status 401"],
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_has_run_out_in_the_middle_is_fetched_anew() {
+    let tokens = TokenServer::start("user", "s3cret", "").await;
+    let registry = Hostile::start_https().await;
+    let image = Image::small("in the middle");
+    let reference = registry.push("app:1", &image);
+    let mut guest = guest_trusting(&[registry.authority(), tokens.authority()]);
+    let host = registry.host();
+    log_in(&mut guest, json!({host: {"auth": auth("user", "s3cret")}}));
+    let challenge = format!(
+        "Bearer realm=\"{}\",service=\"registry.test\"",
+        tokens.realm()
+    );
+    // The registry takes no notice of tokens, but for asking for one twice.
+    for path in [
+        "/v2/app/manifests/1".to_owned(),
+        format!("/v2/app/blobs/{}", image.blobs[1].0),
+    ] {
+        registry.arm_times(&path, Fault::Challenge(challenge.clone()), 1);
+    }
+    let daemon = guest.start().await;
+    let digest = daemon.delivers(&reference, &guest.bundle("c1")).await;
+    assert_eq!(digest, image.digest());
+    let asked = "GET basic repository:app:pull";
+    assert_eq!(tokens.requests(), [asked, asked]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_that_were_kept_are_fetched_again_from_the_kbs_when_they_are_refused() {
+    let scene = Scene::start().await;
+    let image = Image::small("rotated");
+    let store = Registry::start().await;
+    store.push("app:1", &image).await;
+    let tokens = TokenServer::start("user", "first", "").await;
+    let registry = store.guarded(&tokens.auth()).await;
+    let resource = "default/credentials/1";
+    let put = |password: &str| {
+        let auths = json!({"auths": {registry.host(): {"auth": auth("user", password)}}});
+        scene.kbs.put(resource, auths.to_string());
+    };
+    put("first");
+    scene.set_policy(&json!({"default": [{"type": "insecureAcceptAnything"}]}));
+    let mut guest = scene.guest();
+    let authorities = vec![registry.authority(), tokens.authority()];
+    let location = format!("kbs:///{resource}");
+    guest.settings = guest
+        .settings
+        .clone()
+        .with("image.extra_root_certificates", authorities)
+        .with("image.authenticated_registry_credentials_uri", location)
+        .with("image_agent.kbs.ttl", 600);
+    let daemon = guest.start().await;
+    let reference = format!("{}/app:1", registry.host());
+    daemon.delivers(&reference, &guest.bundle("c1")).await;
+    tokens.set_password("user", "second");
+    put("second");
+    let digest = daemon.delivers(&reference, &guest.bundle("c2")).await;
+    assert_eq!(digest, image.digest());
+    let kinds = tokens.requests().len();
+    assert_eq!(kinds, 3, "taken, refused, taken: {:?}", tokens.requests());
 }
 
 #[tokio::test(flavor = "multi_thread")]

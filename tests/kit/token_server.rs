@@ -81,12 +81,17 @@ impl TokenServer {
         }
     }
 
+    /// Where tokens are.
+    pub fn realm(&self) -> String {
+        format!("https://{}/token", self.address)
+    }
+
     /// The section `auth` of a registry that believes its tokens.
     pub fn auth(&self) -> String {
         format!(
-            "auth:\n  token:\n    realm: https://{}/token\n    service: registry.test\n    \
+            "auth:\n  token:\n    realm: {}\n    service: registry.test\n    \
              issuer: token server\n    rootcertbundle: {}\n",
-            self.address,
+            self.realm(),
             self.directory.path().join("tokens.pem").display()
         )
     }

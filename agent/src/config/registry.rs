@@ -57,9 +57,11 @@ fn read_one(mut section: Section<'_>) -> Result<RegistrySettings, ConfigError> {
 
 /// The text in PEM, or where it is.
 fn pem(section: &mut Section<'_>, key: &'static str) -> Result<Option<Source>, ConfigError> {
-    let parse = |found: Found<&str>| match found.value.contains("-----BEGIN ") {
-        true => Ok(Source::Inline(found.value.to_owned())),
-        false => found.parse(value::location).map(Source::Uri),
+    let parse = |found: Found<&str>| {
+        if found.value.contains("-----BEGIN ") {
+            return Ok(Source::Inline(found.value.to_owned()));
+        }
+        found.parse(value::location).map(Source::Uri)
     };
     section.string(key)?.map(parse).transpose()
 }

@@ -188,9 +188,10 @@ impl Http {
     }
 
     async fn send(&self, url: &Url, request: &Request<'_>) -> Result<Response, RegistryError> {
-        let client = match url.host() == request.home.host() {
-            true => &self.near,
-            false => &self.far,
+        let client = if url.host() == request.home.host() {
+            &self.near
+        } else {
+            &self.far
         };
         let mut get = match request.form {
             None => client.get(url.clone()),
