@@ -61,10 +61,11 @@ pub enum Error {
     #[error("resolve")]
     Resolve(#[source] RegistryError),
 
-    /// None of several places has the image, each for its own cause.
-    #[error("resolve: {}", Listed(failures, blocked))]
+    /// None of several places has the image, or a layer of it, each for its own cause.
+    #[error("{}", Listed(failures, blocked))]
     Nowhere {
-        /// Why not, place by place: [`Error::Resolve`] or [`Error::Manifest`].
+        /// Why not, place by place: [`Error::Resolve`] or [`Error::Manifest`], or for a layer
+        /// [`Error::Fetch`] or [`Error::Unpack`].
         failures: Vec<Error>,
         /// Hosts that were not asked, because the registries configuration blocks them.
         blocked: Vec<String>,
@@ -214,12 +215,27 @@ fn answer(denied: &Denied) -> &'static str {
     }
 }
 
+/// The end of asking one place after the other: the error of the only one as it is, and several
+/// together.
+pub(crate) fn nowhere(mut failures: Vec<Error>, blocked: Vec<String>) -> Error {
+    match failures.pop() {
+        Some(only) if failures.is_empty() && blocked.is_empty() => only,
+        last => {
+            failures.extend(last);
+            Error::Nowhere { failures, blocked }
+        }
+    }
+}
+
 /// What failed at each place, in the order in which they were asked.
 struct Listed<'a>(&'a [Error], &'a [String]);
 
 impl fmt::Display for Listed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(failures, blocked) = self;
+        if let Some(stage) = failures.first() {
+            write!(f, "{stage}: ")?;
+        }
         write!(f, "none of {} places has it", failures.len())?;
         for (number, failure) in (1..).zip(*failures) {
             // The stage is said once, in front.

@@ -18,10 +18,10 @@ use rootfs::{Budget, Cancel};
 use crate::blocking::blocking;
 use crate::bundle::View;
 use crate::config::Config;
-use crate::error::Error;
+use crate::error::{self, Error, nowhere};
 use crate::flight::{Boarding, End, Failure, Flights};
 use crate::progress::{Listener, Progress};
-use crate::registry::{BlobReader, RegistryError, Source, blob_channel};
+use crate::registry::{BlobReader, Places, RegistryError, Source, blob_channel};
 use crate::store::{ChainId, Store, StoreError, StoreId, StoredLayer};
 
 use self::width::{Memory, Width};
@@ -102,10 +102,14 @@ impl Layers {
         image: &Approved<Image>,
     ) -> Result<Vec<StoredLayer>, Error> {
         let chains = ChainId::below_each(image);
-        let wanted = image.layers().zip(chains.clone()).enumerate().collect();
-        let [one, other] = self
-            .width
-            .lines(wanted, |(_, (layer, _))| layer.blob().size());
+        let wanted = (0..).zip(image.layers()).zip(chains.clone());
+        let wanted = wanted.map(|((index, layer), chain)| Wanted {
+            index,
+            layer,
+            chain,
+        });
+        let size = |wanted: &Wanted| wanted.layer.blob().size();
+        let [one, other] = self.width.lines(wanted.collect(), size);
         let (mut got, mut rest) =
             tokio::try_join!(self.get_line(pull, one), self.get_line(pull, other))?;
         got.append(&mut rest);
@@ -133,12 +137,12 @@ impl Layers {
     async fn get_line(
         &self,
         pull: &Pull<'_>,
-        (wanted, width): (Vec<(usize, (Approved<Layer>, Option<ChainId>))>, usize),
+        (wanted, width): (Vec<Wanted>, usize),
     ) -> Result<Vec<(usize, Got)>, Error> {
         stream::iter(wanted)
-            .map(|(index, (layer, chain))| async move {
-                let got = self.get_on_its_own(pull, layer, chain).await?;
-                Ok((index, got))
+            .map(|wanted| async move {
+                let got = self.get_on_its_own(pull, wanted.layer, wanted.chain);
+                Ok((wanted.index, got.await?))
             })
             .buffer_unordered(width)
             .try_collect()
@@ -242,7 +246,7 @@ impl Layers {
         };
         let flight = Flight {
             store: pull.store.clone(),
-            source: Arc::clone(pull.source),
+            places: pull.places.clone(),
             budget: Arc::clone(pull.budget),
             listener: pull.listener.clone(),
             memory: Arc::clone(&self.memory),
@@ -254,6 +258,14 @@ impl Layers {
         pull.listener.tell(Progress::LayerReady(&digest));
         Ok(stored)
     }
+}
+
+/// A layer to be got, and where it lies.
+struct Wanted {
+    /// From the bottom.
+    index: usize,
+    layer: Approved<Layer>,
+    chain: Option<ChainId>,
 }
 
 /// A layer, or why it is none yet.
@@ -276,7 +288,8 @@ struct Onto {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pull<'a> {
     pub(crate) store: &'a Store,
-    pub(crate) source: &'a Arc<Source>,
+    /// Where layers are, in the order in which to ask.
+    pub(crate) places: &'a Places,
     /// What all layers of the image may cost together.
     pub(crate) budget: &'a Arc<Budget>,
     pub(crate) listener: &'a Listener,
@@ -296,7 +309,7 @@ impl Pull<'_> {
 /// Everything that it takes to bring a layer, of its own: the caller may leave.
 struct Flight {
     store: Store,
-    source: Arc<Source>,
+    places: Places,
     budget: Arc<Budget>,
     listener: Listener,
     memory: Arc<Memory>,
@@ -322,23 +335,49 @@ impl Flight {
             spent.map_err(|source| unpack_error(&layer, source))?;
             return Ok(stored);
         }
-        let descriptor = layer.blob().clone();
-        let digest = *descriptor.digest();
-        let _share = self.memory.share(descriptor.size()).await;
-        let (source, listener) = (Arc::clone(&self.source), self.listener.clone());
-        listener.tell(Progress::LayerStarted(&digest, descriptor.size()));
-        let (sender, reader) = blob_channel();
-        let received = |count| listener.tell(Progress::LayerReceived(&digest, count));
-        let fetching = source.blob(&descriptor, sender, received);
-        fetch_and_unpack(&digest, fetching, self.unpack(layer, reader)).await
+        let _share = self.memory.share(layer.blob().size()).await;
+        let (flight, layer) = (Arc::new(self), Arc::new(layer));
+        let mut failures = Vec::new();
+        for source in flight.places.iter() {
+            match flight.bring_from(source, &layer).await {
+                Err(error) if is_of_the_place(&error) => {
+                    let cause = error::chain(&error);
+                    tracing::info!(place = %source.place(), error = cause, "no layer from there");
+                    failures.push(error);
+                }
+                ended => return ended,
+            }
+        }
+        Err(nowhere(failures, Vec::new()))
     }
 
-    async fn unpack(self, layer: Approved<Layer>, blob: BlobReader) -> Result<StoredLayer, Error> {
+    /// From the first byte to the last from one place: another one's bytes never come behind them,
+    /// so that it is known whose were wrong, and what became of these is erased.
+    async fn bring_from(
+        self: &Arc<Self>,
+        source: &Source,
+        layer: &Arc<Approved<Layer>>,
+    ) -> Result<StoredLayer, Error> {
+        let (descriptor, listener) = (layer.blob(), &self.listener);
+        let digest = descriptor.digest();
+        listener.tell(Progress::LayerStarted(digest, descriptor.size()));
+        let (sender, reader) = blob_channel();
+        let received = |count| listener.tell(Progress::LayerReceived(digest, count));
+        let fetching = source.blob(descriptor, sender, received);
+        let unpacking = Arc::clone(self).unpack(Arc::clone(layer), reader);
+        fetch_and_unpack(digest, fetching, unpacking).await
+    }
+
+    async fn unpack(
+        self: Arc<Self>,
+        layer: Arc<Approved<Layer>>,
+        blob: BlobReader,
+    ) -> Result<StoredLayer, Error> {
         let cancel = Arc::new(Cancel::new());
         // Dropping this future must end the work at its next entry, not at its next wait for bytes.
         let _cancelled_when_dropped = CancelOnDrop(Arc::clone(&cancel));
         blocking(move || {
-            let Self { store, budget, .. } = &self;
+            let Self { store, budget, .. } = &*self;
             let staging = store.stage().map_err(Error::Store)?;
             let unpacked = match &self.onto {
                 None => rootfs::unpack(&layer, blob, &staging, budget, &cancel),
@@ -420,6 +459,28 @@ async fn fetch_and_unpack<T>(
             }
             unpacked
         }
+    }
+}
+
+/// Whether another place may have what this one has not: it could not be had there, or was not what
+/// it should have been. What lies with the guest, or with the image itself, does so everywhere.
+fn is_of_the_place(error: &Error) -> bool {
+    use rootfs::Error as E;
+    match error {
+        Error::Fetch { .. } => true,
+        Error::Unpack { source, .. } => match **source {
+            // The blob was the right one, and what is in it is not.
+            E::DiffId { .. }
+            | E::NoSpace { .. }
+            | E::Io { .. }
+            | E::Thread { .. }
+            | E::Cancelled
+            | E::StagingUsed
+            | E::ForeignProof
+            | E::NotOneComponent { .. } => false,
+            _ => !source.needs_lower_layers(),
+        },
+        _ => false,
     }
 }
 

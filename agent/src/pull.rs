@@ -23,7 +23,7 @@ use crate::blocking::blocking;
 use crate::bundle::{self, BundleError, BundlePath, Reservation};
 use crate::config::{Config, PolicySource, Source as ConfigSource};
 use crate::documents::Documents;
-use crate::error::{Error, chain};
+use crate::error::{Error, chain, nowhere};
 use crate::layers::{self, Layers};
 use crate::lookaside::Place;
 use crate::progress::{Listener, Progress};
@@ -359,14 +359,7 @@ impl Agent {
                 Err(error) => return Err(error),
             }
         }
-        let blocked = places.blocked().to_vec();
-        match failures.pop() {
-            Some(only) if failures.is_empty() && blocked.is_empty() => Err(only),
-            last => {
-                failures.extend(last);
-                Err(Error::Nowhere { failures, blocked })
-            }
-        }
+        Err(nowhere(failures, places.blocked().to_vec()))
     }
 
     /// Where the owner says that signatures are, if any are needed.
@@ -489,7 +482,7 @@ impl Agent {
         let reservation = reservation.map_err(Error::Assemble)?;
         let pull = layers::Pull {
             store: &wanted.store,
-            source: places.first(),
+            places,
             budget: &Arc::new(Budget::new(self.config.image_agent.limits.clone())),
             listener,
         };

@@ -147,8 +147,10 @@ fn of_places(failures: &[Error]) -> Verdict {
     });
     let facts: Vec<String> = causes.collect();
     let last = failures.last().map(Verdict::of);
-    let code = last.map_or(Code::UNAVAILABLE, |last| last.code);
-    verdict(code, "resolve", "no place has the image").with(&facts.join("; "))
+    let (code, stage) = last.map_or((Code::UNAVAILABLE, "resolve"), |last| {
+        (last.code, last.stage)
+    });
+    verdict(code, stage, "no place has the image").with(&facts.join("; "))
 }
 
 /// Too little space, as was seen before anything was fetched or afterwards.

@@ -2,6 +2,7 @@
 
 mod faults;
 mod lanes;
+mod sources;
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};

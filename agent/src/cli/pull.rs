@@ -186,6 +186,12 @@ fn bars() -> Listener {
     Listener::new(move |step| {
         let mut bars = bars.lock().unwrap_or_else(PoisonError::into_inner);
         match step {
+            // Another place is asked: what came from the one before counts for nothing.
+            Progress::LayerStarted(digest, _) if bars.contains_key(digest) => {
+                if let Some(bar) = bars.get(digest) {
+                    bar.reset();
+                }
+            }
             Progress::LayerStarted(digest, size) => {
                 let bar = all.add(ProgressBar::new(size).with_style(style()));
                 bar.set_message(digest.hex().chars().take(12).collect::<String>());

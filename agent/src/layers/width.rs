@@ -74,7 +74,7 @@ impl Memory {
         let large = u64::try_from(large)
             .unwrap_or(u64::MAX)
             .saturating_mul(MOST);
-        let bytes = stated.map_or(large.saturating_add(large / 3), NonZeroU64::get);
+        let bytes = stated.map_or_else(|| large.saturating_add(large / 3), NonZeroU64::get);
         Self {
             all: Lot::new(bytes),
             large: Lot::new(bytes - bytes / 4),
@@ -84,9 +84,10 @@ impl Memory {
     /// Waits for the memory that a layer takes whose blob has `size` bytes.
     pub(crate) async fn share(&self, size: u64) -> Share {
         let needed = LEAST.saturating_add(size.saturating_mul(3)).min(MOST);
-        let large = match size > SMALL {
-            true => self.large.take(needed).await,
-            false => None,
+        let large = if size > SMALL {
+            self.large.take(needed).await
+        } else {
+            None
         };
         Share {
             _all: self.all.take(needed).await,

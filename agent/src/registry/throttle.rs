@@ -60,7 +60,7 @@ mod tests {
         assert_eq!(reserve(2000, began), 2000);
         assert_eq!(reserve(500, began), 2500, "after one piece of the other");
         assert_eq!(reserve(2000, began + Duration::from_secs(2)), 4500);
-        let later = began + Duration::from_secs(60);
+        let later = began + Duration::from_mins(1);
         assert_eq!(reserve(1000, later), 61_000, "silence is not saved up");
     }
 
