@@ -7,6 +7,7 @@ mod floor;
 mod http;
 mod images;
 mod kbs;
+mod latency;
 mod layer;
 mod linearity;
 mod measure;
@@ -78,6 +79,9 @@ struct Arguments {
     /// Measure only what the KBS is asked for, which takes seconds.
     #[arg(long, conflicts_with_all = ["images", "tools", "linearity"])]
     kbs: bool,
+    /// Measure only many small layers from a registry that is far away, beside `skopeo copy`.
+    #[arg(long, conflicts_with_all = ["images", "tools", "linearity"])]
+    latency: bool,
     /// Already inside the mount namespace of its own.
     #[arg(long, hide = true)]
     inside: bool,
@@ -101,6 +105,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments.helper {
         Some(Helper::Measure { report, command }) => measure::helper(report, command),
+        None if arguments.inside && arguments.latency => run_latency(&arguments),
         None if arguments.inside => run(&arguments),
         None => Err(enter_namespace()),
     };
@@ -132,12 +137,7 @@ fn enter_namespace() -> Fault {
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Fault> {
-    for program in ["docker-registry", "skopeo"] {
-        if !tools::on_path(program) {
-            let remedy = "apt-get install docker-registry skopeo umoci podman";
-            return Err(Fault::Missing { program, remedy });
-        }
-    }
+    require_programs()?;
     if arguments.kbs {
         return kbs(arguments);
     }
@@ -186,12 +186,14 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Fault> {
         measure_image(&bench, recipe, arguments.runs, &mut part)?;
         report.images.push(part);
     }
-    let published = publish(arguments, &report)?;
-    Ok(if asked == ExitCode::SUCCESS {
-        published
-    } else {
-        asked
-    })
+    let everything = arguments.images.is_empty() && arguments.tools.is_empty();
+    let mut parts = vec![asked, publish(arguments, &report)?];
+    if everything && !arguments.linearity {
+        let latency = measure_latency(arguments)?;
+        parts.push(publish_latency(arguments, &latency)?);
+    }
+    let failed = parts.into_iter().find(|part| *part != ExitCode::SUCCESS);
+    Ok(failed.unwrap_or(ExitCode::SUCCESS))
 }
 
 fn kbs(arguments: &Arguments) -> Result<ExitCode, Fault> {
@@ -200,10 +202,44 @@ fn kbs(arguments: &Arguments) -> Result<ExitCode, Fault> {
     let text = report.markdown();
     writeln!(io::stdout(), "{text}").during(|| "printing the report".to_owned())?;
     if arguments.write_docs {
-        const MARKERS: [&str; 2] = ["<!-- kbs:begin -->", "<!-- kbs:end -->"];
-        report::write_between(Path::new("docs/performance.md"), MARKERS, &text)?;
+        report::write_into(Path::new(DOCUMENT), report::KBS, &text)?;
     }
-    Ok(judge(report.verdicts(), arguments.check))
+    Ok(judge(arguments, report.verdicts()))
+}
+
+/// Only the registry that is far away.
+fn run_latency(arguments: &Arguments) -> Result<ExitCode, Fault> {
+    require_programs()?;
+    keep_to_two_processors()?;
+    publish_latency(arguments, &measure_latency(arguments)?)
+}
+
+fn require_programs() -> Result<(), Fault> {
+    for program in ["docker-registry", "skopeo"] {
+        if !tools::on_path(program) {
+            let remedy = "apt-get install docker-registry skopeo umoci podman";
+            return Err(Fault::Missing { program, remedy });
+        }
+    }
+    Ok(())
+}
+
+fn measure_latency(arguments: &Arguments) -> Result<latency::Latency, Fault> {
+    let cache = &arguments.cache;
+    fs::create_dir_all(cache).during(|| format!("creating {}", cache.display()))?;
+    let cache = cache
+        .canonicalize()
+        .during(|| "finding the cache".to_owned())?;
+    latency::measure(&agent(arguments)?, &cache.join("scratch"), arguments.runs)
+}
+
+fn publish_latency(arguments: &Arguments, latency: &latency::Latency) -> Result<ExitCode, Fault> {
+    let text = latency.markdown();
+    writeln!(io::stdout(), "{text}").during(|| "printing the report".to_owned())?;
+    if arguments.write_docs {
+        report::write_into(Path::new(DOCUMENT), report::LATENCY, &text)?;
+    }
+    Ok(judge(arguments, [latency.verdict()]))
 }
 
 fn choose_tools(names: &[String]) -> Result<Vec<Tool>, Fault> {
@@ -342,13 +378,13 @@ fn publish(arguments: &Arguments, report: &Report) -> Result<ExitCode, Fault> {
         return Ok(ExitCode::SUCCESS);
     }
     if arguments.write_docs {
-        report::write_into(Path::new("docs/performance.md"), &text)?;
+        report::write_into(Path::new(DOCUMENT), report::IMAGES, &text)?;
     }
-    Ok(judge(report::verdicts(report), arguments.check))
+    Ok(judge(arguments, report::verdicts(report)))
 }
 
-/// Says what holds; what does not is a failure if it `counts`.
-fn judge(verdicts: Vec<Verdict>, counts: bool) -> ExitCode {
+/// Says what holds and what does not.
+fn judge(arguments: &Arguments, verdicts: impl IntoIterator<Item = Verdict>) -> ExitCode {
     let mut met = true;
     for verdict in verdicts {
         met &= verdict.holds;
@@ -358,12 +394,15 @@ fn judge(verdicts: Vec<Verdict>, counts: bool) -> ExitCode {
             verdict.text
         ));
     }
-    if met || !counts {
+    if met || !arguments.check {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
 }
+
+/// Where the results go.
+const DOCUMENT: &str = "docs/performance.md";
 
 /// What was measured on, in one line.
 fn machine() -> String {

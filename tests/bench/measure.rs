@@ -76,7 +76,8 @@ impl Invocation {
         self
     }
 
-    fn run(&self, scratch: &Path) -> Result<Usage, Fault> {
+    /// Runs it alone; what it writes to standard error is kept in `scratch`.
+    pub(crate) fn run(&self, scratch: &Path) -> Result<Usage, Fault> {
         let program = self.program.display().to_string();
         let during = || format!("running {program}");
         let report = scratch.join("usage.json");

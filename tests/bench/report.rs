@@ -119,7 +119,7 @@ impl ImageReport {
     }
 }
 
-fn median(mut values: Vec<f64>) -> Option<f64> {
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let upper = values.get(values.len() / 2)?;
     let lower = values.get(values.len().saturating_sub(1) / 2)?;
@@ -352,21 +352,17 @@ fn ratios(report: &Report) -> String {
     table(&columns, &rows)
 }
 
-const BEGIN: &str = "<!-- bench:begin -->";
-const END: &str = "<!-- bench:end -->";
+/// The lines between which each part of the results goes.
+pub(crate) const IMAGES: [&str; 2] = ["<!-- bench:begin -->", "<!-- bench:end -->"];
+pub(crate) const KBS: [&str; 2] = ["<!-- kbs:begin -->", "<!-- kbs:end -->"];
+pub(crate) const LATENCY: [&str; 2] = ["<!-- latency:begin -->", "<!-- latency:end -->"];
 
-/// Replaces the measured part of a document.
-pub(crate) fn write_into(document: &Path, tables: &str) -> Result<(), Fault> {
-    write_between(document, [BEGIN, END], tables)
-}
-
-/// Replaces what is between two lines of a document.
-pub(crate) fn write_between(
+/// Replaces a measured part of a document, between its two markers.
+pub(crate) fn write_into(
     document: &Path,
-    markers: [&'static str; 2],
+    [begin, end]: [&'static str; 2],
     tables: &str,
 ) -> Result<(), Fault> {
-    let [begin, end] = markers;
     let during = || format!("updating {}", document.display());
     let text = fs::read_to_string(document).during(during)?;
     let lost = |marker| Fault::Marker {
@@ -438,20 +434,22 @@ mod tests {
     fn replaces_only_what_is_between_the_markers() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("performance.md");
-        fs::write(&path, format!("before\n{BEGIN}\nold\n{END}\nafter\n")).unwrap();
-        write_into(&path, "new\n").unwrap();
+        let [begin, end] = LATENCY;
+        fs::write(&path, format!("before\n{begin}\nold\n{end}\nafter\n")).unwrap();
+        write_into(&path, LATENCY, "new\n").unwrap();
         let text = fs::read_to_string(&path).unwrap();
-        assert_eq!(text, format!("before\n{BEGIN}\nnew\n{END}\nafter\n"));
+        assert_eq!(text, format!("before\n{begin}\nnew\n{end}\nafter\n"));
     }
 
     #[test]
     fn names_the_marker_that_a_document_lacks() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("performance.md");
-        fs::write(&path, format!("{BEGIN}\n")).unwrap();
-        let Err(Fault::Marker { marker, .. }) = write_into(&path, "new\n") else {
+        let [begin, end] = LATENCY;
+        fs::write(&path, format!("{begin}\n")).unwrap();
+        let Err(Fault::Marker { marker, .. }) = write_into(&path, LATENCY, "new\n") else {
             panic!("accepted");
         };
-        assert_eq!(marker, END);
+        assert_eq!(marker, end);
     }
 }
