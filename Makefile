@@ -27,8 +27,9 @@ demo: setup build ## pull a signed image through the daemon, see an unsigned one
 test: setup build ## unit tests, then end to end against a real registry, KBS and mounts
 	$(CARGO) test --locked --workspace
 
-soak: setup build ## kill the daemon at 200 random moments of a pull and look what is left (minutes)
+soak: setup build ## kill the daemon at 200 random moments of a pull; pull a gigabyte over a line that drops (minutes)
 	SOAK_ROUNDS=200 $(CARGO) test --locked --workspace --test e2e -- soak:: --nocapture
+	SOAK_BYTES=1000000000 $(CARGO) test --locked --workspace --test e2e -- bad_line::random_drops --nocapture
 
 lint: fmt deny proto-check ## clippy with warnings denied, format, dependencies, generated code
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
