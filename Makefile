@@ -53,6 +53,7 @@ conformance: ## the reference implementations' vectors: make conformance VECTORS
 	$(CARGO) build --locked --quiet --workspace --examples
 	@$(TARGET)/debug/examples/conformance $(VECTORS)
 	@$(TARGET)/debug/examples/registry_conformance $(VECTORS)
+	@$(TARGET)/debug/examples/sigstore $(VECTORS)/../vectors/sigstore
 	@$(TARGET)/debug/examples/vectors $(VECTORS)/../vectors/kbs.json
 
 # With a seed, so that a change is judged by what it changes and not by chance.

@@ -100,7 +100,7 @@ impl Authority {
         let mut intermediates = issuers(&chain).map_err(CertificateProblem::ChainDer)?;
         intermediates.extend(self.intermediates.iter().cloned());
         let end = EndEntityCert::try_from(leaf.der()).map_err(|error| path_problem(&error))?;
-        let issuer = self.build_path(&end, &intermediates, time)?;
+        let issuer = build_path(&self.roots, &end, &intermediates, time)?;
         if let Some(logs) = &self.ct_logs {
             sct::check(&leaf, &issuer, logs)?;
         }
@@ -109,39 +109,36 @@ impl Authority {
         let named = self.subject.named_by(&leaf, &end, &key)?;
         Ok((key, named))
     }
+}
 
-    /// The `SubjectPublicKeyInfo` of the certificate's issuer, once a path leads to a root.
-    fn build_path(
+/// The certificates of an authority in a trusted root, the root itself last.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    root: Root,
+    intermediates: Vec<CertificateDer<'static>>,
+}
+
+impl Chain {
+    pub(crate) fn new(mut certificates: Vec<Certificate>) -> Result<Self, CertificateError> {
+        let root = certificates.pop().ok_or(CertificateError::None)?;
+        Ok(Self {
+            root: Root::new(root)?,
+            intermediates: issuers(&certificates)?,
+        })
+    }
+
+    /// Whether a path of certificates that are all valid at that time leads from the root to
+    /// `leaf`, also by way of those that came with it.
+    pub(crate) fn leads_to(
         &self,
-        end: &EndEntityCert<'_>,
-        intermediates: &[CertificateDer<'_>],
+        leaf: &Certificate,
+        supplied: &[Certificate],
         time: u64,
-    ) -> Result<Vec<u8>, CertificateProblem> {
-        let roots = self.roots.iter().filter(|root| root.may_issue_at(time));
-        let roots: Vec<&Root> = roots.collect();
-        if roots.is_empty() {
-            let found = self.roots.len();
-            return Err(CertificateProblem::NoRoot { found });
-        }
-        let anchors: Vec<_> = roots.iter().map(|root| root.anchor.clone()).collect();
-        // Path building takes a trusted certificate for a name and a key without limits.
-        let within_limit = |path: &VerifiedPath<'_>| {
-            let below = path.intermediate_certificates().count();
-            let allowed = |root: &&Root| root.anchor == *path.anchor() && root.allows(below);
-            let limited = webpki::Error::PathLenConstraintViolated;
-            roots.iter().any(allowed).then_some(()).ok_or(limited)
-        };
-        let path = end.verify_for_usage(
-            SIGNATURE_ALGORITHMS,
-            &anchors,
-            intermediates,
-            UnixTime::since_unix_epoch(Duration::from_secs(time)),
-            CodeSigning,
-            None,
-            Some(&within_limit),
-        );
-        let path = path.map_err(|error| path_problem(&error))?;
-        Ok(path.issuer_spki().to_vec())
+    ) -> Result<(), CertificateProblem> {
+        let mut intermediates = issuers(supplied).map_err(CertificateProblem::ChainDer)?;
+        intermediates.extend(self.intermediates.iter().cloned());
+        let end = EndEntityCert::try_from(leaf.der()).map_err(|error| path_problem(&error))?;
+        build_path(std::slice::from_ref(&self.root), &end, &intermediates, time).map(|_issuer| ())
     }
 }
 
@@ -160,6 +157,9 @@ pub struct SignerCertificate {
     /// The host name that the policy wants and the certificate names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject_hostname: Option<String>,
+    /// The name, of whatever kind, by which an identity of the policy takes the certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
     /// Every name that it has, whatever the policy asked for.
     #[serde(skip)]
     pub(crate) names: BTreeSet<String>,
@@ -169,9 +169,28 @@ pub struct SignerCertificate {
 }
 
 impl SignerCertificate {
+    /// That of somebody whom an identity of the policy takes.
+    pub(crate) fn of_identity(
+        leaf: &Certificate,
+        subject: String,
+        oidc_issuer: String,
+    ) -> Result<Self, CertificateProblem> {
+        let end = EndEntityCert::try_from(leaf.der()).map_err(|error| path_problem(&error))?;
+        Ok(Self {
+            fingerprint: leaf.fingerprint(),
+            oidc_issuer: Some(oidc_issuer),
+            subject_email: None,
+            subject_hostname: None,
+            subject: Some(subject),
+            names: leaf.untrusted_names().map_err(CertificateProblem::Names)?,
+            key: Digest::sha256_of(&end.subject_public_key_info()),
+        })
+    }
+
     /// The holder by the names that the policy asked for.
     pub(crate) fn holder(&self) -> String {
         let names = [
+            &self.subject,
             &self.subject_email,
             &self.subject_hostname,
             &self.oidc_issuer,
@@ -257,6 +276,40 @@ pub enum CertificateProblem {
     Key(KeyError),
 }
 
+/// The `SubjectPublicKeyInfo` of the certificate's issuer, once a path leads to a root.
+fn build_path(
+    trusted: &[Root],
+    end: &EndEntityCert<'_>,
+    intermediates: &[CertificateDer<'_>],
+    time: u64,
+) -> Result<Vec<u8>, CertificateProblem> {
+    let roots = trusted.iter().filter(|root| root.may_issue_at(time));
+    let roots: Vec<&Root> = roots.collect();
+    if roots.is_empty() {
+        let found = trusted.len();
+        return Err(CertificateProblem::NoRoot { found });
+    }
+    let anchors: Vec<_> = roots.iter().map(|root| root.anchor.clone()).collect();
+    // Path building takes a trusted certificate for a name and a key without limits.
+    let within_limit = |path: &VerifiedPath<'_>| {
+        let below = path.intermediate_certificates().count();
+        let allowed = |root: &&Root| root.anchor == *path.anchor() && root.allows(below);
+        let limited = webpki::Error::PathLenConstraintViolated;
+        roots.iter().any(allowed).then_some(()).ok_or(limited)
+    };
+    let path = end.verify_for_usage(
+        SIGNATURE_ALGORITHMS,
+        &anchors,
+        intermediates,
+        UnixTime::since_unix_epoch(Duration::from_secs(time)),
+        CodeSigning,
+        None,
+        Some(&within_limit),
+    );
+    let path = path.map_err(|error| path_problem(&error))?;
+    Ok(path.issuer_spki().to_vec())
+}
+
 /// A trusted certificate.
 #[derive(Debug)]
 struct Root {
@@ -314,6 +367,7 @@ impl Subject {
             oidc_issuer: None,
             subject_email: None,
             subject_hostname: None,
+            subject: None,
             names: leaf.untrusted_names().map_err(CertificateProblem::Names)?,
             key: *key.fingerprint(),
         };

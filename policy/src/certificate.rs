@@ -41,6 +41,11 @@ impl Certificate {
             let found = label.to_owned();
             return Err(CertificateError::Label { found });
         }
+        Self::from_der(der)
+    }
+
+    /// Reads the DER of a certificate.
+    pub(crate) fn from_der(der: Vec<u8>) -> Result<Self, CertificateError> {
         check_size(&der, MAX_DER_BYTES)?;
         let content = x509_cert::Certificate::from_der(&der)?.tbs_certificate;
         let der = CertificateDer::from(der);
@@ -81,6 +86,33 @@ impl Certificate {
             _ => None,
         };
         Ok(names.into_iter().filter_map(email).collect())
+    }
+
+    /// The texts among the subject's alternative names: addresses, URIs, hosts, and the names of
+    /// users that Fulcio has a type of its own for.
+    pub(crate) fn untrusted_subjects(&self) -> Result<Vec<String>, der::Error> {
+        let names = self.content.get::<SubjectAltName>()?;
+        let names = names.map(|(_critical, names)| names.0).unwrap_or_default();
+        let mut subjects = Vec::new();
+        for name in names {
+            match name {
+                GeneralName::Rfc822Name(text) | GeneralName::DnsName(text) => {
+                    subjects.push(text.to_string());
+                }
+                GeneralName::UniformResourceIdentifier(text) => subjects.push(text.to_string()),
+                GeneralName::OtherName(other) if other.type_id == USERNAME => {
+                    let text: Utf8StringRef<'_> = other.value.decode_as()?;
+                    subjects.push(text.as_str().to_owned());
+                }
+                _ => {}
+            }
+        }
+        Ok(subjects)
+    }
+
+    /// What an extension of Fulcio's says, which has bare text.
+    pub(crate) fn untrusted_claim(&self, oid: ObjectIdentifier) -> Option<&[u8]> {
+        self.value(oid)
     }
 
     /// The subject's alternative names, each in one form: addresses and hosts in lower case, for
@@ -288,4 +320,6 @@ const CODE_SIGNING: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5
 const ANY_PURPOSE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37.0");
 // https://github.com/sigstore/fulcio/blob/main/docs/oid-info.md
 const ISSUER: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.57264.1.1");
+/// The type of the names of users (Fulcio, `OtherName` SAN).
+const USERNAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.57264.1.7");
 const ISSUER_V2: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.57264.1.8");

@@ -2,8 +2,11 @@
 
 use thiserror::Error;
 
+use crate::attached::AttachedProblem;
 use crate::authority::CertificateProblem;
+use crate::bundle::check_annotations;
 use crate::claims::Claims;
+use crate::conditions::UnmetCondition;
 use crate::decision::Proof;
 use crate::digest::Digest;
 use crate::encoding::decode_base64;
@@ -15,7 +18,10 @@ use crate::manifest::{Manifest, Subject, SubjectKind, Unverified};
 use crate::openpgp::OpenPgpProblem;
 use crate::payload::{Payload, PayloadError};
 use crate::rekor::LogProblem;
+use crate::requirement::SigstoreSigned;
 use crate::signers::Signers;
+use crate::sigstore::{BundleProblem, TrustedRootError};
+use crate::statement::StatementProblem;
 
 /// Checks one signature against a requirement's signers.
 ///
@@ -24,7 +30,7 @@ use crate::signers::Signers;
 pub(crate) fn verify(
     signature: &CosignSignature,
     signers: &Signers,
-    identity: Option<&SignedIdentity>,
+    wanted: &SigstoreSigned,
     manifest: &Unverified<Manifest>,
 ) -> Result<(Proof, Claims), SignatureProblem> {
     if signature.media_type != COSIGN_PAYLOAD {
@@ -44,6 +50,7 @@ pub(crate) fn verify(
     let subject = subject_of(&payload, manifest)?;
     let signed = payload.untrusted_reference();
     let default = SignedIdentity::default_for_cosign(signed);
+    let identity = wanted.identity.as_ref();
     identity
         .unwrap_or(&default)
         .accepts(manifest.reference().as_reference(), signed)?;
@@ -54,8 +61,11 @@ pub(crate) fn verify(
         found: signature.found.clone(),
         subject,
         signed_reference: signed.to_owned(),
+        predicate_type: None,
     };
-    Ok((proof, payload.into_claims()))
+    let claims = payload.into_claims();
+    check_annotations(&wanted.annotations, &claims)?;
+    Ok((proof, claims))
 }
 
 /// The payload, once one of `keys` has made the base64 `signature` over its bytes.
@@ -107,6 +117,60 @@ pub enum SignatureProblem {
     /// The signer's certificate does not count.
     #[error("{0}")]
     Certificate(#[from] CertificateProblem),
+    /// The evidence beside the signature is none.
+    #[error("{0}")]
+    Attached(#[from] AttachedProblem),
+    /// The bundle proves nothing.
+    #[error("{0}")]
+    Bundle(#[from] BundleProblem),
+    /// What the bundle signs is no statement about the image.
+    #[error("{0}")]
+    Statement(#[from] StatementProblem),
+    /// A requirement that is about signatures of the older kind alone.
+    #[error("it is a bundle, and {rule} judges none: name a trustedRoot and identities instead")]
+    NoBundles {
+        /// What the policy names.
+        rule: &'static str,
+    },
+    /// The logs of the policy cannot be used for bundles.
+    #[error("the rekorPublicKey of the policy cannot be used for bundles: {0}")]
+    Logs(TrustedRootError),
+    /// It says something else.
+    #[error("its predicate type is {found:?}, wanted is {expected:?}")]
+    PredicateType {
+        /// The type wanted.
+        expected: String,
+        /// Its type.
+        found: String,
+    },
+    /// What it says of the image is not what the policy wants.
+    #[error("{0}")]
+    Condition(#[from] UnmetCondition),
+    /// Something is not signed with it that the policy wants.
+    #[error("{}", other_annotation(key, expected, found.as_deref()))]
+    Annotation {
+        /// The key of the annotation.
+        key: String,
+        /// The text wanted.
+        expected: String,
+        /// The text that is signed, if any.
+        found: Option<String>,
+    },
+    /// A rule about names, for something that has none.
+    #[error(
+        "a bundle names no repository, so {rule} cannot hold: \
+         \"signedIdentity\": {{\"type\": \"digestOnly\"}} accepts it on its digest alone"
+    )]
+    NamesNoRepository {
+        /// The rule.
+        rule: &'static str,
+    },
+    /// The configuration wants the policy to say that a digest alone will do.
+    #[error(
+        "a bundle names no repository, and with strict_identity the requirement must say that this \
+         will do: \"signedIdentity\": {{\"type\": \"digestOnly\"}}"
+    )]
+    IdentityNotStated,
     /// The signature is not base64.
     #[error("its signature is not base64: {0}")]
     Base64(#[from] base64::DecodeError),
@@ -165,6 +229,15 @@ fn other_key(tried: usize) -> String {
     match tried {
         1 => "it is not by the key of the policy".to_owned(),
         _ => format!("it is by none of the {tried} keys of the policy"),
+    }
+}
+
+fn other_annotation(key: &str, expected: &str, found: Option<&str>) -> String {
+    match found {
+        Some(found) => {
+            format!("its signed annotation {key:?} is {found:?}, the policy wants {expected:?}")
+        }
+        None => format!("it has no signed annotation {key:?}, the policy wants {expected:?}"),
     }
 }
 

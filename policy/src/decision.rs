@@ -17,6 +17,7 @@ use crate::openpgp::KeyringError;
 use crate::printable::printable;
 use crate::reference::ImageRef;
 use crate::scope::Scope;
+use crate::sigstore::TrustedRootError;
 
 /// The answer of a policy for one image, with every reason.
 #[derive(Debug, Clone, PartialEq)]
@@ -296,7 +297,15 @@ pub struct Proof {
     pub subject: SubjectKind,
     /// The reference that it names.
     pub signed_reference: String,
+    /// What an attestation says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub predicate_type: Option<String>,
 }
+
+/// What stands in place of a reference where a signature names none: any repository that has this
+/// digest will do. One key or identity for each repository tells them apart.
+pub(crate) const DIGEST_ONLY: &str =
+    "digest only (a bundle names no repository: use one key or identity per repository)";
 
 /// A signature that does not count.
 ///
@@ -362,6 +371,14 @@ pub enum Refusal {
         location: String,
         /// What is wrong with them.
         problem: CertificateError,
+    },
+    /// A trusted root is none, or has too little for what the policy wants.
+    #[error("the trusted root {location} cannot be used: {problem}")]
+    TrustedRootUnusable {
+        /// Where it comes from.
+        location: String,
+        /// What is wrong with it.
+        problem: TrustedRootError,
     },
     /// Something may have expired, and nobody said what time it is. The caller is at fault.
     #[error("the time is not known")]
@@ -437,7 +454,9 @@ impl Refusal {
                 Failure::NotConfigured | Failure::Permanent => "key not available",
             },
             Self::KeyUnusable { .. } | Self::KeyringUnusable { .. } => "key not usable",
-            Self::AuthorityUnusable { .. } => "authority not usable",
+            Self::AuthorityUnusable { .. } | Self::TrustedRootUnusable { .. } => {
+                "authority not usable"
+            }
             Self::DigestNotAllowed { .. } => "digest not allowed",
             Self::LayerNotEncrypted { .. } | Self::NoLayers => "layer not encrypted",
             Self::NotByDigest => "not asked for by digest",

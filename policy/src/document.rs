@@ -14,6 +14,7 @@ use crate::requirement::Requirements;
 mod error;
 mod extension;
 mod read;
+mod sigstore;
 
 pub use self::error::{PolicyError, PolicyProblem};
 use self::read::{Reader, identity};
@@ -27,6 +28,7 @@ pub struct Policy {
     pub(crate) default: Requirements,
     pub(crate) transports: BTreeMap<String, BTreeMap<String, Requirements>>,
     warnings: Vec<Warning>,
+    notes: Vec<Warning>,
 }
 
 impl Policy {
@@ -67,7 +69,18 @@ impl Policy {
             default,
             transports,
             warnings: std::mem::take(&mut reader.warnings),
+            notes: std::mem::take(&mut reader.notes),
         })
+    }
+
+    /// The same policy, in which a requirement without a `signedIdentity` takes no bundle, for those
+    /// name no repository.
+    #[must_use]
+    pub fn strict_identity(mut self) -> Self {
+        self.default.set_strict_identity();
+        let scopes = self.transports.values_mut().flat_map(BTreeMap::values_mut);
+        scopes.for_each(Requirements::set_strict_identity);
+        self
     }
 
     /// The sha256 digest of the document as it was written.
@@ -78,6 +91,11 @@ impl Policy {
     /// What is allowed, yet probably not meant.
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
+    }
+
+    /// What is meant in all likelihood, and worth knowing for who looks at a policy.
+    pub(crate) fn notes(&self) -> &[Warning] {
+        &self.notes
     }
 }
 

@@ -18,6 +18,8 @@ pub struct Needs {
     /// The documents whose simple-signing signatures are wanted: those that a lookaside, or the
     /// registry's signature extension, has for each.
     pub lookaside_subjects: Vec<Digest>,
+    /// The documents whose bundles and attestations are wanted, wherever they are found.
+    pub discover: Vec<Digest>,
 }
 
 /// What was fetched. Nothing in it is believed; what is missing counts as not fetched.
@@ -31,8 +33,19 @@ pub struct Evidence {
     /// For each subject the simple-signing signatures found, or why they could not be fetched. One
     /// that cannot be read fails them all, as in the reference implementation.
     pub simple: BTreeMap<Digest, Result<Vec<SimpleSignature>, NotFetched>>,
+    /// For each subject the bundles and attestations found.
+    pub discovered: BTreeMap<Digest, Discovered>,
     /// The time at which expiry is judged. Nothing that may expire is believed without it.
     pub now: Option<SystemTime>,
+}
+
+/// The bundles and attestations that were found for one document.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Discovered {
+    /// In the order in which they are to be tried, each with the media type of its layer.
+    pub candidates: Vec<CosignSignature>,
+    /// Why there may be more.
+    pub incomplete: Vec<NotFetched>,
 }
 
 /// Why something that was wanted is not there. It displays as what the fetcher said.

@@ -8,7 +8,7 @@ use crate::reference::{Reference, ReferenceError, is_host, is_path};
 
 /// The rule that the signed reference is held to.
 ///
-/// Complete: containers-policy.json(5) defines these kinds.
+/// Complete: containers-policy.json(5) defines these kinds, and there is one of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SignedIdentity {
     /// Name, tag and digest are the same, and there is a tag or a digest.
@@ -23,6 +23,8 @@ pub enum SignedIdentity {
     ExactRepository(WrittenReference),
     /// As `MatchRepoDigestOrExact` after replacing a prefix of the image's name.
     RemapIdentity(Remap),
+    /// No reference at all: a key of ours, for bundles, which name none.
+    DigestOnly,
 }
 
 impl SignedIdentity {
@@ -31,6 +33,9 @@ impl SignedIdentity {
     /// Digests in references are compared as names here; that the signed manifest digest is that
     /// of the image is checked elsewhere, always.
     pub fn accepts(&self, intended: &Reference, signed: &str) -> Result<(), IdentityMismatch> {
+        if *self == Self::DigestOnly {
+            return Ok(());
+        }
         let mismatch = || IdentityMismatch {
             rule: self.name(),
             wanted: self.wanted(intended),
@@ -50,6 +55,7 @@ impl SignedIdentity {
             Self::RemapIdentity(remap) => remap
                 .apply(intended)
                 .is_ok_and(|remapped| match_repo_digest_or_exact(&remapped, &untrusted)),
+            Self::DigestOnly => true,
         };
         if holds { Ok(()) } else { Err(mismatch()) }
     }
@@ -75,6 +81,7 @@ impl SignedIdentity {
             Self::ExactReference(_) => "exactReference",
             Self::ExactRepository(_) => "exactRepository",
             Self::RemapIdentity(_) => "remapIdentity",
+            Self::DigestOnly => "digestOnly",
         }
     }
 
@@ -85,7 +92,9 @@ impl SignedIdentity {
                 .apply(intended)
                 .map_or_else(|_| remap.to_string(), |name| name.to_string()),
             Self::MatchRepository => intended.name(),
-            Self::MatchExact | Self::MatchRepoDigestOrExact => intended.to_string(),
+            Self::MatchExact | Self::MatchRepoDigestOrExact | Self::DigestOnly => {
+                intended.to_string()
+            }
         }
     }
 }

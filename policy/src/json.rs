@@ -233,6 +233,33 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// The value as other readers have it.
+    pub(crate) fn to_value(&self) -> Result<serde_json::Value, JsonError> {
+        use serde_json::Value as Plain;
+        Ok(match &self.json.value {
+            Value::Null => Plain::Null,
+            Value::Bool(truth) => Plain::Bool(*truth),
+            Value::Number(text) => {
+                let number = serde_json::from_str(text);
+                Plain::Number(number.map_err(|_: serde_json::Error| {
+                    self.wrong_type("a number that fits into 64 bits")
+                })?)
+            }
+            Value::String(text) => Plain::String(text.to_string()),
+            Value::Array(_) => {
+                let items = self.array()?;
+                let items = items.iter().map(Node::to_value);
+                Plain::Array(items.collect::<Result<_, _>>()?)
+            }
+            Value::Object(_) => {
+                let members = self.open_object()?;
+                let members = members.iter();
+                let members = members.map(|(key, node)| Ok((key.to_owned(), node.to_value()?)));
+                Plain::Object(members.collect::<Result<_, JsonError>>()?)
+            }
+        })
+    }
+
     pub(crate) fn is_null(&self) -> bool {
         matches!(self.json.value, Value::Null)
     }

@@ -17,6 +17,7 @@ use crate::encoding::{PemError, decode_pem};
 #[derive(Debug)]
 pub struct PublicKey {
     fingerprint: Digest,
+    spki: Vec<u8>,
     is_ecdsa: bool,
     /// One per hash that a signature by this key may use.
     verifiers: Vec<ParsedPublicKey>,
@@ -49,6 +50,11 @@ impl PublicKey {
             .any(|key| key.verify_sig(message, signature).is_ok())
     }
 
+    /// The `SubjectPublicKeyInfo` in DER.
+    pub(crate) fn spki(&self) -> &[u8] {
+        &self.spki
+    }
+
     pub(crate) fn is_ecdsa(&self) -> bool {
         self.is_ecdsa
     }
@@ -72,6 +78,7 @@ impl PublicKey {
         let verifiers = algorithms.iter().map(parse).collect::<Result<_, _>>()?;
         Ok(Self {
             fingerprint: Digest::sha256_of(der),
+            spki: der.to_vec(),
             is_ecdsa: spki.algorithm.oid == EC,
             verifiers,
         })

@@ -9,6 +9,7 @@ use crate::json::Place;
 use crate::key::{KeyError, PublicKey};
 use crate::openpgp::{Hashes, KeyringError, Keyrings};
 use crate::rekor::LogKey;
+use crate::sigstore::{Demands, TrustedRoot};
 
 /// A policy that remembers where in the document each of its keys stands: for tools that look at
 /// policies. Deciding takes a [`Policy`].
@@ -41,7 +42,7 @@ impl PolicyCheck {
     ///
     /// In the order of the document.
     pub fn warnings(&self, resources: &BTreeMap<String, Vec<u8>>, now: SystemTime) -> Vec<Warning> {
-        let mut warnings = self.policy.warnings().to_vec();
+        let mut warnings = [self.policy.warnings(), self.policy.notes()].concat();
         for site in &self.sites {
             let key = match &site.key {
                 Key::Inline(data) => Some(data),
@@ -106,6 +107,7 @@ pub(crate) enum Purpose {
     LogKey,
     Certificates,
     Keyring(Hashes),
+    TrustedRoot(Demands),
 }
 
 impl Purpose {
@@ -119,6 +121,11 @@ impl Purpose {
                 Some(about_certificates(key, now).unwrap_or_else(|error| {
                     vec![format!("the certificates cannot be used: {error}")]
                 }))
+            }
+            Self::TrustedRoot(demands) => {
+                let root = TrustedRoot::parse(key).and_then(|root| root.check(demands));
+                let text = |error| vec![format!("the trusted root cannot be used: {error}")];
+                root.err().map(text)
             }
             Self::Keyring(hashes) => Some(
                 about_keyring(key, now, hashes)

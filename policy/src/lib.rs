@@ -18,10 +18,13 @@
 #![forbid(unsafe_code)]
 
 mod approved;
+mod attached;
 mod authority;
 mod blob;
+mod bundle;
 mod certificate;
 mod claims;
+mod conditions;
 mod cosign;
 mod decision;
 mod descriptor;
@@ -33,6 +36,7 @@ mod explain;
 mod extension;
 mod fingerprint;
 mod freshness;
+mod identities;
 mod identity;
 mod image;
 mod json;
@@ -55,15 +59,19 @@ mod scope;
 mod sct;
 mod search;
 mod signers;
+mod sigstore;
 mod simple;
+mod statement;
 mod threshold;
 mod yaml;
 
 // The public interface is:
 pub use approved::Approved;
+pub use attached::{AttachedProblem, signature_as_bundle};
 pub use authority::{Authority, CertificateProblem, SignerCertificate};
 pub use blob::{BlobError, StoredSignature, StoredSigstore};
 pub use certificate::{Certificate, CertificateError, IssuerError};
+pub use conditions::UnmetCondition;
 pub use cosign::{SignatureProblem, open_cosign};
 pub use decision::{Decision, Denied, Finding, Grounds, Outcome, Proof, Refusal, Rejected};
 pub use descriptor::{Compression, Descriptor};
@@ -71,12 +79,13 @@ pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use document::{Policy, PolicyError, PolicyProblem, Warning};
 pub use encoding::PemError;
 pub use evidence::{
-    COSIGN_PAYLOAD, CosignSignature, Evidence, Failure, Needs, NotFetched, SimpleSignature,
-    attachment_tag,
+    COSIGN_PAYLOAD, CosignSignature, Discovered, Evidence, Failure, Needs, NotFetched,
+    SimpleSignature, attachment_tag,
 };
 pub use explain::Explanation;
 pub use fingerprint::Fingerprint;
 pub use freshness::{Moment, Stale};
+pub use identities::{OtherSigner, PatternError};
 pub use identity::{IdentityMismatch, Remap, SignedIdentity, WrittenReference};
 pub use image::{ConfigError, Image, ImageConfig, Layer, MAX_CONFIG_BYTES, RunConfig};
 pub use json::{JsonError, JsonProblem, Place};
@@ -96,4 +105,9 @@ pub use rekor::{LogKey, LogProblem, UntrustedLogEntry, open_log_entry};
 pub use rules::Rules;
 pub use scope::Scope;
 pub use sct::SctProblem;
+pub use sigstore::{
+    BundleArtifact, BundleProblem, BundleSigner, TrustedRoot, TrustedRootError, UntrustedBundle,
+    verify_bundle,
+};
+pub use statement::{StatementProblem, UntrustedStatement};
 pub use yaml::YamlProblem;

@@ -2,7 +2,7 @@
 
 use crate::identity::SignedIdentity;
 use crate::reference::{ImageRef, is_host, is_path};
-use crate::requirement::{Requirement, Requirements};
+use crate::requirement::{Requirement, Requirements, SigstoreSigned};
 
 /// A list that lets everything through, or everything that is asked for in the right way.
 pub(crate) fn about_list(list: &Requirements) -> Option<&'static str> {
@@ -72,8 +72,19 @@ pub(crate) fn about_cosign_identity(identity: &SignedIdentity) -> Option<&'stati
             "a plain cosign signature names no tag and never meets this identity; \
              matchRepository and exactRepository are met",
         ),
-        SignedIdentity::MatchRepository | SignedIdentity::ExactRepository(_) => None,
+        SignedIdentity::MatchRepository
+        | SignedIdentity::ExactRepository(_)
+        | SignedIdentity::DigestOnly => None,
     }
+}
+
+/// Bundles that count for whatever repository has the image, without the policy saying so.
+pub(crate) fn about_digest_only(signed: &SigstoreSigned) -> Option<&'static str> {
+    let unsaid = signed.identity.is_none() && signed.takes_bundles();
+    unsaid.then_some(
+        "a bundle of cosign 3 names no repository, it counts by its digest (digest only): use one key or \
+         identity per repository, and say \"signedIdentity\": {\"type\": \"digestOnly\"}",
+    )
 }
 
 /// A first component without dot or port is no registry, so a scope of that name is never asked.

@@ -3,13 +3,17 @@
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
+use crate::conditions::{Condition, Test};
 use crate::document::Policy;
 use crate::encoding::encode_base64;
 use crate::extension::{DigestAllowed, NotOlder, Threshold};
+use crate::identities::{Identity, Matcher};
 use crate::identity::SignedIdentity;
 use crate::requirement::{
-    Fulcio, Material, Pki, Requirement, Requirements, SignedBy, SigstoreSigned, Trust,
+    AttestedBy, Fulcio, Material, Pki, Requirement, Requirements, RootSource, RootTrust, SignedBy,
+    SigstoreSigned, Trust,
 };
+use crate::sigstore::Demands;
 
 impl Serialize for Policy {
     /// Writes a containers-policy.json document that the reference implementation reads the same.
@@ -44,6 +48,7 @@ fn requirement(requirement: &Requirement) -> Value {
         | Requirement::RequireDigest => {}
         Requirement::SignedBy(signed) => signed_by(&mut members, signed),
         Requirement::SigstoreSigned(signed) => sigstore_signed(&mut members, signed),
+        Requirement::AttestedBy(wanted) => attested_by(&mut members, wanted),
         Requirement::DigestAllowed(wanted) => digest_allowed(&mut members, wanted),
         Requirement::NotOlder(wanted) => not_older(&mut members, wanted),
         Requirement::Threshold(wanted) => threshold(&mut members, wanted),
@@ -97,6 +102,10 @@ fn sigstore_signed(members: &mut Map<String, Value>, signed: &SigstoreSigned) {
         Trust::Pki(wanted) => {
             members.insert("pki".to_owned(), pki(wanted));
         }
+        Trust::Root(wanted) => root(members, wanted),
+    }
+    if !signed.annotations.is_empty() {
+        members.insert("annotations".to_owned(), json!(signed.annotations));
     }
     if let Some(keys) = &signed.rekor {
         material(members, "rekorPublicKey", keys);
@@ -105,6 +114,71 @@ fn sigstore_signed(members: &mut Map<String, Value>, signed: &SigstoreSigned) {
         "signedIdentity".to_owned(),
         identity(signed.identity.as_ref()),
     );
+}
+
+fn attested_by(members: &mut Map<String, Value>, wanted: &AttestedBy) {
+    sigstore_signed(members, &wanted.by);
+    if wanted.by.identity.is_none() {
+        members.remove("signedIdentity");
+    }
+    let attestation = &wanted.attestation;
+    put(members, "predicateType", &attestation.predicate_type);
+    if !attestation.conditions.is_empty() {
+        let conditions = attestation.conditions.iter().map(condition).collect();
+        members.insert("conditions".to_owned(), conditions);
+    }
+}
+
+fn condition(condition: &Condition) -> Value {
+    let mut members = Map::new();
+    put(&mut members, "pointer", &condition.pointer);
+    for test in &condition.tests {
+        let (key, value) = match test {
+            Test::Equals(value) => ("equals", value.clone()),
+            Test::OneOf(values) => ("oneOf", json!(values)),
+            Test::Matches(pattern) => ("matches", json!(pattern.text())),
+            Test::Exists(wanted) => ("exists", json!(wanted)),
+            Test::AtLeast(bound) => ("atLeast", json!(bound)),
+            Test::AtMost(bound) => ("atMost", json!(bound)),
+        };
+        members.insert(key.to_owned(), value);
+    }
+    Value::Object(members)
+}
+
+fn root(members: &mut Map<String, Value>, wanted: &RootTrust) {
+    let root = match &wanted.root {
+        RootSource::PublicGood => json!("public-good"),
+        RootSource::Path(path) => json!(path),
+        // It was read as JSON when the policy was.
+        RootSource::Inline(document) => serde_json::from_slice(document).unwrap_or_default(),
+    };
+    members.insert("trustedRoot".to_owned(), root);
+    let identities = wanted.identities.iter().map(signer).collect();
+    members.insert("identities".to_owned(), identities);
+    let Demands {
+        tlog,
+        sct,
+        timestamp,
+    } = wanted.demands;
+    let demands = json!({"tlog": tlog, "sct": sct, "timestamp": timestamp});
+    members.insert("evidence".to_owned(), demands);
+}
+
+fn signer(identity: &Identity) -> Value {
+    let mut members = Map::new();
+    for (key, matcher) in [("subject", &identity.subject), ("issuer", &identity.issuer)] {
+        match matcher {
+            Matcher::Exact(text) => put(&mut members, key, text),
+            Matcher::Pattern(pattern) => {
+                put(&mut members, &format!("{key}RegExp"), pattern.text());
+            }
+        }
+    }
+    for (key, text) in &identity.claims {
+        put(&mut members, key, text);
+    }
+    Value::Object(members)
 }
 
 fn fulcio(wanted: &Fulcio) -> Value {
@@ -156,7 +230,8 @@ fn identity(identity: Option<&SignedIdentity>) -> Value {
     match identity {
         SignedIdentity::MatchExact
         | SignedIdentity::MatchRepoDigestOrExact
-        | SignedIdentity::MatchRepository => {}
+        | SignedIdentity::MatchRepository
+        | SignedIdentity::DigestOnly => {}
         SignedIdentity::ExactReference(written) => {
             put(&mut members, "dockerReference", written.text());
         }

@@ -1,7 +1,12 @@
 //! The requirements that a policy can make, as parsed values.
 
+use std::collections::BTreeMap;
+
+use crate::conditions::Condition;
 use crate::extension::{DigestAllowed, NotOlder, Threshold};
+use crate::identities::Identities;
 use crate::identity::SignedIdentity;
+use crate::sigstore::Demands;
 
 /// One requirement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,6 +15,7 @@ pub(crate) enum Requirement {
     Reject,
     SignedBy(SignedBy),
     SigstoreSigned(SigstoreSigned),
+    AttestedBy(Box<AttestedBy>),
     SignedBaseLayer(SignedIdentity),
     DigestAllowed(DigestAllowed),
     Encrypted,
@@ -26,12 +32,33 @@ impl Requirement {
             Self::Reject => "reject",
             Self::SignedBy(_) => "signedBy",
             Self::SigstoreSigned(_) => "sigstoreSigned",
+            Self::AttestedBy(_) => "attestedBy",
             Self::SignedBaseLayer(_) => "signedBaseLayer",
             Self::DigestAllowed(_) => "digestAllowed",
             Self::Encrypted => "encrypted",
             Self::NotOlder(_) => "notOlder",
             Self::RequireDigest => "requireDigest",
             Self::Threshold(_) => "threshold",
+        }
+    }
+}
+
+impl Requirement {
+    fn set_strict_identity(&mut self) {
+        match self {
+            Self::SigstoreSigned(signed) => signed.strict_identity = true,
+            Self::AttestedBy(attested) => attested.by.strict_identity = true,
+            Self::NotOlder(wanted) => wanted.signature.set_strict_identity(),
+            Self::Threshold(wanted) => {
+                wanted.of.iter_mut().for_each(Self::set_strict_identity);
+            }
+            Self::InsecureAcceptAnything
+            | Self::Reject
+            | Self::SignedBy(_)
+            | Self::SignedBaseLayer(_)
+            | Self::DigestAllowed(_)
+            | Self::Encrypted
+            | Self::RequireDigest => {}
         }
     }
 }
@@ -51,6 +78,13 @@ impl Requirements {
             first,
             rest: list.collect(),
         })
+    }
+
+    /// Makes every signature without a stated identity one that needs it, for bundles.
+    pub(crate) fn set_strict_identity(&mut self) {
+        std::iter::once(&mut self.first)
+            .chain(&mut self.rest)
+            .for_each(Requirement::set_strict_identity);
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Requirement> {
@@ -103,6 +137,25 @@ pub(crate) struct SigstoreSigned {
     pub(crate) rekor: Option<Material>,
     /// None when the policy does not say: see [`SignedIdentity::default_for_cosign`].
     pub(crate) identity: Option<SignedIdentity>,
+    /// What must be signed beside the digest: a key of ours.
+    pub(crate) annotations: BTreeMap<String, String>,
+    /// Whether bundles, which name no repository, need an `identity` that says that this will do.
+    pub(crate) strict_identity: bool,
+}
+
+/// `attestedBy`: somebody says something of the image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AttestedBy {
+    /// By keys, or by a trusted root.
+    pub(crate) by: SigstoreSigned,
+    pub(crate) attestation: Attestation,
+}
+
+/// What is to be said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Attestation {
+    pub(crate) predicate_type: String,
+    pub(crate) conditions: Vec<Condition>,
 }
 
 /// Whose signature counts.
@@ -111,6 +164,35 @@ pub(crate) enum Trust {
     Keys(Material),
     Fulcio(Box<Fulcio>),
     Pki(Box<Pki>),
+    Root(Box<RootTrust>),
+}
+
+/// Certificates, logs and timestamps by the services of a trusted root, for somebody by name: a key
+/// of ours, `trustedRoot`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RootTrust {
+    pub(crate) root: RootSource,
+    pub(crate) identities: Identities,
+    pub(crate) demands: Demands,
+}
+
+/// Where a trusted root is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum RootSource {
+    /// The one that came with this program.
+    PublicGood,
+    Path(String),
+    /// The document, as it stands in the policy.
+    Inline(Vec<u8>),
+}
+
+impl RootSource {
+    pub(crate) fn path(&self) -> Option<&str> {
+        match self {
+            Self::Path(path) => Some(path),
+            Self::PublicGood | Self::Inline(_) => None,
+        }
+    }
 }
 
 /// Certificates by a Fulcio authority.

@@ -3,15 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::approved::{Approved, conclude};
+use crate::bundle;
 use crate::cosign;
 use crate::decision::{Decision, Denied, Finding, Grounds, Outcome, Refusal};
 use crate::digest::Digest;
 use crate::document::Policy;
-use crate::evidence::{Evidence, Failure, Needs, NotFetched};
+use crate::evidence::{COSIGN_PAYLOAD, CosignSignature, Evidence, Failure, Needs, NotFetched};
 use crate::extension::{DigestAllowed, NotOlder, examine_encrypted, examine_reference};
 use crate::manifest::{Manifest, Unverified};
 use crate::reference::ImageRef;
-use crate::requirement::{KeyType, Material, Piece, Requirement, Requirements, SigstoreSigned};
+use crate::requirement::{
+    AttestedBy, KeyType, Material, Piece, Requirement, Requirements, SigstoreSigned,
+};
 use crate::scope::Scope;
 use crate::search::Search;
 use crate::signers::Signers;
@@ -83,6 +86,28 @@ impl Rules<'_> {
         needs
     }
 
+    /// What else must be fetched, now that what [`Rules::needs`] named is there: where a bundle may
+    /// help that nobody looked for yet.
+    pub fn needs_more(&self, manifest: &Unverified<Manifest>, evidence: &Evidence) -> Needs {
+        let mut needs = Needs::default();
+        if *manifest.reference() != self.reference {
+            return needs;
+        }
+        for requirement in self.requirements.iter() {
+            let Ok(check) = check(requirement) else {
+                return Needs::default();
+            };
+            let search = &mut Search::for_one();
+            let finding = check.examine(requirement.name(), manifest, evidence, search);
+            if !matches!(finding.outcome, Outcome::Met(_)) && check.takes_bundles() {
+                needs.discover = manifest.subjects().map(|subject| subject.digest).collect();
+            }
+        }
+        let is_known = |subject: &Digest| evidence.discovered.contains_key(subject);
+        needs.discover.retain(|subject| !is_known(subject));
+        needs
+    }
+
     /// Decides whether the image may run. Every requirement must be met.
     pub fn decide(
         &self,
@@ -123,6 +148,7 @@ pub(crate) fn candidate_scopes(reference: &ImageRef) -> impl Iterator<Item = Str
 pub(crate) enum Check<'a> {
     Nothing,
     Cosign(CosignCheck<'a>),
+    Attested(&'a AttestedBy),
     Simple(SimpleCheck<'a>),
     DigestAllowed(&'a DigestAllowed),
     Encrypted,
@@ -140,6 +166,14 @@ impl Check<'_> {
                 let locations = signature.wanted.locations();
                 needs.resources.extend(locations.map(str::to_owned));
                 needs.cosign_subjects = subjects.to_vec();
+                if signature.wanted.wants_bundles() {
+                    needs.discover = subjects.to_vec();
+                }
+            }
+            Self::Attested(attested) => {
+                let locations = attested.by.locations();
+                needs.resources.extend(locations.map(str::to_owned));
+                needs.discover = subjects.to_vec();
             }
             Self::Simple(signature) => {
                 needs.resources.extend(signature.resources());
@@ -147,6 +181,21 @@ impl Check<'_> {
             }
             Self::NotOlder(_, signature) => signature.add_needs(subjects, needs),
             Self::Threshold(threshold) => threshold.add_needs(subjects, needs),
+        }
+    }
+
+    /// Whether a bundle could meet it, or a part of it.
+    pub(crate) fn takes_bundles(&self) -> bool {
+        match self {
+            Self::Nothing
+            | Self::DigestAllowed(_)
+            | Self::Encrypted
+            | Self::RequireDigest
+            | Self::Simple(_) => false,
+            Self::Cosign(signature) => signature.wanted.takes_bundles(),
+            Self::Attested(_) => true,
+            Self::NotOlder(_, signature) => signature.takes_bundles(),
+            Self::Threshold(threshold) => threshold.takes_bundles(),
         }
     }
 
@@ -162,6 +211,7 @@ impl Check<'_> {
             Self::Nothing => Finding::new(name, Outcome::Met(Grounds::InsecureAcceptAnything)),
             Self::Cosign(wanted) => wanted.examine(manifest, evidence, search),
             Self::Simple(wanted) => wanted.examine(manifest, evidence, search),
+            Self::Attested(wanted) => examine_attestations(wanted, manifest, evidence, search),
             Self::DigestAllowed(wanted) => Finding::new(name, wanted.examine(manifest)),
             Self::Encrypted => Finding::new(name, examine_encrypted(manifest)),
             Self::RequireDigest => Finding::new(name, examine_reference(manifest)),
@@ -191,6 +241,7 @@ pub(crate) fn check(requirement: &Requirement) -> Result<Check<'_>, Refusal> {
         Requirement::SignedBy(_) => unsupported("signedBy with a keyType other than GPGKeys"),
         Requirement::SignedBaseLayer(_) => unsupported("signedBaseLayer"),
         Requirement::SigstoreSigned(wanted) => Ok(Check::Cosign(CosignCheck { wanted })),
+        Requirement::AttestedBy(wanted) => Ok(Check::Attested(wanted)),
         Requirement::DigestAllowed(wanted) => Ok(Check::DigestAllowed(wanted)),
         Requirement::Encrypted => Ok(Check::Encrypted),
         Requirement::RequireDigest => Ok(Check::RequireDigest),
@@ -219,15 +270,78 @@ impl CosignCheck<'_> {
             Ok(signers) => signers,
             Err(refusal) => return Finding::refused(SIGSTORE_SIGNED, refusal),
         };
-        let (signatures, unlisted) = signatures_on(manifest, &evidence.cosign);
-        for signature in signatures {
-            let identity = self.wanted.identity.as_ref();
-            let verified = cosign::verify(signature, &signers, identity, manifest);
-            if search.take(&signature.found, verified) {
+        let (mut candidates, unlisted) = signatures_on(manifest, &evidence.cosign);
+        let (discovered, unseen) = discovered_about(manifest, evidence);
+        let known = |found: &&CosignSignature| {
+            found.media_type == COSIGN_PAYLOAD || bundle::is_bundle(&found.media_type)
+        };
+        candidates.extend(discovered.into_iter().filter(known));
+        for found in candidates {
+            let verified = if bundle::is_bundle(&found.media_type) {
+                bundle::verify_signature(found, &signers, self.wanted, manifest)
+            } else {
+                cosign::verify(found, &signers, self.wanted, manifest)
+            };
+            if search.take(&found.found, verified) {
                 break;
             }
         }
-        search.finish(SIGSTORE_SIGNED, unlisted)
+        search.finish(SIGSTORE_SIGNED, first_of(unlisted, unseen))
+    }
+}
+
+/// `attestedBy`: one good attestation is enough, and others beside it do no harm.
+fn examine_attestations(
+    wanted: &AttestedBy,
+    manifest: &Unverified<Manifest>,
+    evidence: &Evidence,
+    search: &mut Search<'_>,
+) -> Finding {
+    let signers = match Signers::load(&wanted.by, evidence) {
+        Ok(signers) => signers,
+        Err(refusal) => return Finding::refused(ATTESTED_BY, refusal),
+    };
+    let (discovered, unseen) = discovered_about(manifest, evidence);
+    for found in discovered {
+        if !bundle::is_attestation(&found.media_type) {
+            continue;
+        }
+        let (by, attestation) = (&wanted.by, &wanted.attestation);
+        let verified = bundle::verify_attestation(found, &signers, by, attestation, manifest);
+        if search.take(&found.found, verified) {
+            break;
+        }
+    }
+    search.finish(ATTESTED_BY, unseen)
+}
+
+/// The bundles and attestations found, and the first reason why there may be more: the first
+/// transient one if there is one.
+fn discovered_about<'e>(
+    manifest: &Unverified<Manifest>,
+    evidence: &'e Evidence,
+) -> (Vec<&'e CosignSignature>, Option<Refusal>) {
+    let mut candidates = Vec::new();
+    let mut unseen = None;
+    for subject in manifest.subjects() {
+        let Some(discovered) = evidence.discovered.get(&subject.digest) else {
+            continue;
+        };
+        candidates.extend(&discovered.candidates);
+        for why in discovered.incomplete.iter().cloned() {
+            let subject = subject.digest;
+            unseen = first_of(unseen, Some(Refusal::NotListed { subject, why }));
+        }
+    }
+    (candidates, unseen)
+}
+
+/// The first of the two, unless only the other one may pass.
+fn first_of(first: Option<Refusal>, second: Option<Refusal>) -> Option<Refusal> {
+    let passes = |refusal: &Refusal| matches!(refusal, Refusal::NotListed { why, .. } if why.failure == Failure::Transient);
+    match (first, second) {
+        (Some(first), Some(second)) if passes(&second) && !passes(&first) => Some(second),
+        (first, second) => first.or(second),
     }
 }
 
@@ -273,7 +387,7 @@ pub(crate) fn load_pieces<'e>(
     (1..).zip(material.pieces()).map(load).collect()
 }
 
-fn resource<'e>(location: &str, evidence: &'e Evidence) -> Result<&'e [u8], Refusal> {
+pub(crate) fn resource<'e>(location: &str, evidence: &'e Evidence) -> Result<&'e [u8], Refusal> {
     let not_fetched = |why| Refusal::KeyNotFetched {
         location: location.to_owned(),
         why,
@@ -285,5 +399,6 @@ fn resource<'e>(location: &str, evidence: &'e Evidence) -> Result<&'e [u8], Refu
     }
 }
 
+const ATTESTED_BY: &str = "attestedBy";
 const SIGSTORE_SIGNED: &str = "sigstoreSigned";
 const NOT_ASKED: &str = "nobody asked for it";

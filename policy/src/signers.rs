@@ -2,30 +2,102 @@
 
 use std::time::UNIX_EPOCH;
 
+use crate::attached::signature_as_bundle;
 use crate::authority::{Authority, SignerCertificate};
 use crate::cosign::{
     BUNDLE_ANNOTATION, CERTIFICATE_ANNOTATION, CHAIN_ANNOTATION, SignatureProblem, open_cosign,
 };
 use crate::decision::Refusal;
+use crate::digest::Digest;
 use crate::encoding::decode_base64;
 use crate::evidence::{CosignSignature, Evidence};
 use crate::fingerprint::Fingerprint;
+use crate::identities::Identities;
 use crate::key::{KeyError, PublicKey};
 use crate::payload::Payload;
 use crate::rekor::{LogEntry, LogKey, Signer, UntrustedLogEntry};
-use crate::requirement::{Fulcio, Material, Piece, Pki, SigstoreSigned, Trust};
-use crate::rules::load_pieces;
+use crate::requirement::{
+    Fulcio, Material, Piece, Pki, RootSource, RootTrust, SigstoreSigned, Trust,
+};
+use crate::rules::{load_pieces, resource};
+use crate::sigstore::{
+    BundleArtifact, BundleProblem, Demands, TrustedRoot, TrustedRootError, UntrustedBundle,
+};
 
 /// Those whose signatures count.
 #[derive(Debug)]
 pub(crate) enum Signers {
     Keys(Vec<PublicKey>),
     /// Keys whose signatures must have been logged.
-    LoggedKeys(Vec<PublicKey>, Vec<LogKey>),
+    LoggedKeys(
+        Vec<PublicKey>,
+        Vec<LogKey>,
+        Box<Result<TrustedRoot, TrustedRootError>>,
+    ),
     /// Holders of certificates that live for minutes: the log tells when they signed.
     Fulcio(Authority, Vec<LogKey>),
     /// Holders of certificates that are valid at that time, in seconds since 1970.
     Pki(Authority, u64),
+    /// Holders of certificates by the services of a trusted root.
+    Root(Box<RootSigners>),
+}
+
+/// A trusted root, and those who count among all who can sign under it.
+#[derive(Debug)]
+pub(crate) struct RootSigners {
+    root: TrustedRoot,
+    identities: Identities,
+    demands: Demands,
+}
+
+impl RootSigners {
+    fn load(wanted: &RootTrust, evidence: &Evidence) -> Result<Self, Refusal> {
+        let (location, root) = match &wanted.root {
+            RootSource::PublicGood => (PUBLIC_GOOD, TrustedRoot::public_good()),
+            RootSource::Inline(document) => ("in the policy", TrustedRoot::parse(document)),
+            RootSource::Path(path) => {
+                (path.as_str(), TrustedRoot::parse(resource(path, evidence)?))
+            }
+        };
+        let checked = root.and_then(|root| root.check(wanted.demands).map(|()| root));
+        let root = checked.map_err(|problem| Refusal::TrustedRootUnusable {
+            location: location.to_owned(),
+            problem,
+        })?;
+        let (identities, demands) = (wanted.identities.clone(), wanted.demands);
+        Ok(Self {
+            root,
+            identities,
+            demands,
+        })
+    }
+
+    fn verify(
+        &self,
+        bundle: &UntrustedBundle,
+        artifact: BundleArtifact<'_>,
+    ) -> Result<SignedBy, SignatureProblem> {
+        let verified = self
+            .root
+            .verify_certificate(bundle, artifact, self.demands)?;
+        let leaf = &verified.certificate;
+        let named = self.identities.named_by(leaf);
+        let (subject, issuer) = named.map_err(BundleProblem::OtherSigner)?;
+        let certificate = SignerCertificate::of_identity(leaf, subject, issuer)?;
+        Ok(SignedBy {
+            signer: Fingerprint::Holder(certificate.holder()),
+            certificate: Some(Box::new(certificate)),
+            logged_at: verified.logged_at,
+        })
+    }
+}
+
+/// Who signed a statement.
+#[derive(Debug)]
+pub(crate) struct SignedBy {
+    pub(crate) signer: Fingerprint,
+    pub(crate) certificate: Option<Box<SignerCertificate>>,
+    pub(crate) logged_at: Option<u64>,
 }
 
 /// A signature that holds, by one of the signers.
@@ -44,16 +116,24 @@ impl Signers {
     pub(crate) fn load(wanted: &SigstoreSigned, evidence: &Evidence) -> Result<Self, Refusal> {
         match (&wanted.trust, &wanted.rekor) {
             (Trust::Keys(keys), None) => Ok(Self::Keys(load_keys(keys, evidence)?)),
-            (Trust::Keys(keys), Some(logs)) => Ok(Self::LoggedKeys(
-                load_keys(keys, evidence)?,
-                load_logs(logs, evidence)?,
-            )),
+            (Trust::Keys(keys), Some(logs)) => {
+                let keys = load_keys(keys, evidence)?;
+                let logs = load_logs(logs, evidence)?;
+                let root = Box::new(TrustedRoot::of_logs(&logs));
+                Ok(Self::LoggedKeys(keys, logs, root))
+            }
+            (Trust::Root(wanted), None) => RootSigners::load(wanted, evidence)
+                .map(Box::new)
+                .map(Self::Root),
             (Trust::Fulcio(fulcio), Some(logs)) => Ok(Self::Fulcio(
                 load_fulcio(fulcio, evidence)?,
                 load_logs(logs, evidence)?,
             )),
             (Trust::Pki(pki), None) => Ok(Self::Pki(load_pki(pki, evidence)?, now(evidence)?)),
-            // The parser lets neither through.
+            // The parser lets none of these through.
+            (Trust::Root(_), Some(_)) => Err(Refusal::Unsupported {
+                feature: "trustedRoot with a rekorPublicKey",
+            }),
             (Trust::Fulcio(_), None) => Err(Refusal::Unsupported {
                 feature: "fulcio without a rekorPublicKey",
             }),
@@ -91,7 +171,18 @@ impl Signers {
         };
         match self {
             Self::Keys(keys) => by_key(keys, None),
-            Self::LoggedKeys(keys, logs) => {
+            Self::Root(root) => {
+                certificate(found)?;
+                let bundle = signature_as_bundle(found, untrusted_payload, signature)?;
+                let signed = root.verify(&bundle, BundleArtifact::Bytes(untrusted_payload))?;
+                Ok(Opened {
+                    signer: signed.signer,
+                    certificate: signed.certificate,
+                    logged_at: signed.logged_at,
+                    payload: Payload::parse_cosign(untrusted_payload)?,
+                })
+            }
+            Self::LoggedKeys(keys, logs, _root) => {
                 let entry = entry(found, logs)?;
                 let signers = keys.iter().map(|key| Signer::Key(*key.fingerprint()));
                 let place = entry.signer_among(signers)?;
@@ -116,7 +207,48 @@ impl Signers {
     }
 }
 
+impl Signers {
+    /// Who of the signers signed the statement in `bundle`, which is about `digest`.
+    pub(crate) fn open_statement(
+        &self,
+        bundle: &UntrustedBundle,
+        digest: &Digest,
+    ) -> Result<SignedBy, SignatureProblem> {
+        let signed_by = |key: &PublicKey, logged_at| SignedBy {
+            signer: Fingerprint::Spki(*key.fingerprint()),
+            certificate: None,
+            logged_at,
+        };
+        match self {
+            Self::Keys(keys) => Ok(signed_by(signer_among(keys, bundle)?, None)),
+            Self::LoggedKeys(keys, _logs, root) => {
+                let key = signer_among(keys, bundle)?;
+                let root = match root.as_ref() {
+                    Ok(root) => root,
+                    Err(problem) => return Err(SignatureProblem::Logs(problem.clone())),
+                };
+                let artifact = BundleArtifact::Digest(digest);
+                let logged_at = root.verify_logged_key(bundle, artifact, key)?;
+                Ok(signed_by(key, logged_at))
+            }
+            Self::Root(root) => root.verify(bundle, BundleArtifact::Digest(digest)),
+            Self::Fulcio(..) => Err(SignatureProblem::NoBundles { rule: "fulcio" }),
+            Self::Pki(..) => Err(SignatureProblem::NoBundles { rule: "pki" }),
+        }
+    }
+}
+
 impl SigstoreSigned {
+    /// Whether bundles can meet it.
+    pub(crate) fn takes_bundles(&self) -> bool {
+        matches!(self.trust, Trust::Keys(_) | Trust::Root(_))
+    }
+
+    /// Whether it is likely that only bundles meet it.
+    pub(crate) fn wants_bundles(&self) -> bool {
+        matches!(self.trust, Trust::Root(_))
+    }
+
     /// Where everything is that it names.
     pub(crate) fn locations(&self) -> impl Iterator<Item = &str> {
         let trusted = match &self.trust {
@@ -126,10 +258,29 @@ impl SigstoreSigned {
                 .chain(&pki.intermediates)
                 .chain(&pki.ct_log)
                 .collect(),
+            Trust::Root(_) => Vec::new(),
+        };
+        let root = match &self.trust {
+            Trust::Root(wanted) => wanted.root.path(),
+            _ => None,
         };
         let material = trusted.into_iter().chain(&self.rekor);
-        material.flat_map(Material::pieces).filter_map(Piece::path)
+        let pieces = material.flat_map(Material::pieces).filter_map(Piece::path);
+        pieces.chain(root)
     }
+}
+
+/// The key that signed the envelope in `bundle`.
+fn signer_among<'k>(
+    keys: &'k [PublicKey],
+    bundle: &UntrustedBundle,
+) -> Result<&'k PublicKey, SignatureProblem> {
+    for key in keys {
+        if bundle.is_signed_by(key)? {
+            return Ok(key);
+        }
+    }
+    Err(SignatureProblem::OtherKey { tried: keys.len() })
 }
 
 fn entry(found: &CosignSignature, logs: &[LogKey]) -> Result<LogEntry, SignatureProblem> {
@@ -220,3 +371,5 @@ fn now(evidence: &Evidence) -> Result<u64, Refusal> {
     // Before 1970 no certificate is valid.
     Ok(since.map_or(0, |since| since.as_secs()))
 }
+
+const PUBLIC_GOOD: &str = "public-good";

@@ -79,6 +79,7 @@ impl<'a> SimpleCheck<'a> {
             found: signature.found.clone(),
             subject,
             signed_reference: signed.to_owned(),
+            predicate_type: None,
         };
         Ok((proof, payload.into_claims()))
     }

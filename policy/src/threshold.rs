@@ -46,6 +46,14 @@ impl<'a> ThresholdCheck<'a> {
         }
     }
 
+    pub(crate) fn takes_bundles(&self) -> bool {
+        let checks = self
+            .members
+            .iter()
+            .filter_map(|(_, check)| check.as_ref().ok());
+        checks.into_iter().any(Check::takes_bundles)
+    }
+
     /// With a count of one the first member that is met decides, unless who else signed matters to
     /// a threshold around this one.
     pub(crate) fn examine(

@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(keys, BTreeMap::from([(location, b"no key".to_vec())]));
         let warnings = check.warnings(&keys, SystemTime::now());
         let places: Vec<&str> = warnings.iter().map(|found| found.place().path()).collect();
-        assert_eq!(places, ["default[0].keyPaths[0]"]);
+        assert_eq!(places, ["default[0]", "default[0].keyPaths[0]"]);
     }
 
     #[test]

@@ -5,8 +5,10 @@ use std::fmt;
 use thiserror::Error;
 
 use crate::digest::DigestError;
+use crate::identities::PatternError;
 use crate::json::{DidYouMean, JsonError, JsonProblem, Place};
 use crate::reference::ReferenceError;
+use crate::sigstore::TrustedRootError;
 
 /// A fault in a policy document, and its place. The author of the policy is at fault.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -86,6 +88,41 @@ pub enum PolicyProblem {
     /// Neither of the two names that `pki` can check.
     #[error("pki needs a subjectEmail or a subjectHostname")]
     PkiWithoutSubject,
+    /// A Rekor key beside `trustedRoot`, which has the logs.
+    #[error("trustedRoot and rekorPublicKey cannot be combined: the trusted root has the logs")]
+    RootWithRekor,
+    /// Nobody is named whom a trusted root could vouch for.
+    #[error("trustedRoot needs identities: without them anybody with an account could sign")]
+    RootWithoutIdentities,
+    /// Something that only a trusted root gives a meaning to.
+    #[error("{key} needs a trustedRoot")]
+    NeedsRoot {
+        /// The key.
+        key: &'static str,
+    },
+    /// The text is no place of a trusted root.
+    #[error(
+        "a trustedRoot is \"public-good\", kbs:///..., file:///..., an absolute path, or the document itself"
+    )]
+    RootLocation,
+    /// The document is no trusted root.
+    #[error("{0}")]
+    TrustedRoot(TrustedRootError),
+    /// The text is no regular expression for identities or fields.
+    #[error("{0}")]
+    Pattern(PatternError),
+    /// The text is no JSON pointer (RFC 6901).
+    #[error("a pointer is empty or begins with /, e.g. /runDetails/builder/id")]
+    Pointer,
+    /// A condition without a test.
+    #[error("a condition needs at least one of {}", known.join(", "))]
+    NoTest {
+        /// The tests.
+        known: Vec<&'static str>,
+    },
+    /// `digestOnly` where signatures always name a reference.
+    #[error("digestOnly is for sigstoreSigned and attestedBy, whose bundles name no reference")]
+    DigestOnlyHere,
     /// The text is not base64.
     #[error("invalid base64: {0}")]
     Base64(base64::DecodeError),

@@ -22,6 +22,7 @@ impl Reader {
         node: &Node<'_>,
     ) -> Result<Option<Requirement>, PolicyError> {
         let requirement = match kind {
+            "attestedBy" => Requirement::AttestedBy(Box::new(self.attested_by(node)?)),
             "digestAllowed" => Requirement::DigestAllowed(digest_allowed(node)?),
             "encrypted" => {
                 node.object(&["type"])?;
@@ -118,6 +119,7 @@ fn names_signers(requirement: &Requirement) -> bool {
         Requirement::SignedBy(_) => true,
         // One certificate may have several of the names that the owner's authority gives.
         Requirement::SigstoreSigned(signed) => !matches!(signed.trust, Trust::Pki(_)),
+        Requirement::AttestedBy(_) => true,
         Requirement::NotOlder(wanted) => names_signers(&wanted.signature),
         Requirement::Threshold(inner) => inner.count == 1 && inner.of.iter().all(names_signers),
         Requirement::InsecureAcceptAnything

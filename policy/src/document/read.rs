@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::sigstore::{annotations, no_identities_without_root};
 use super::{PolicyError, PolicyProblem, Warning};
 use crate::encoding::{decode_base64, is_pem};
 use crate::identity::{Remap, SignedIdentity, WrittenReference, is_remap_prefix};
@@ -16,6 +17,7 @@ use crate::requirement::{
 #[derive(Default)]
 pub(super) struct Reader {
     pub(super) warnings: Vec<Warning>,
+    pub(super) notes: Vec<Warning>,
     /// Where each key stands, for those who want to know.
     pub(super) sites: Option<Vec<KeySite>>,
     /// How many thresholds stand around what is read now.
@@ -113,7 +115,7 @@ impl Reader {
         Ok(SignedBy {
             key_type,
             keys,
-            identity: optional_identity(&members)?,
+            identity: named_identity(&members)?,
             allow_weak_hashes,
         })
     }
@@ -122,7 +124,13 @@ impl Reader {
         let members = node.object(&SIGSTORE_KEYS)?;
         self.paths.clear();
         let sources = [
-            "keyPath", "keyPaths", "keyData", "keyDatas", "fulcio", "pki",
+            "keyPath",
+            "keyPaths",
+            "keyData",
+            "keyDatas",
+            "fulcio",
+            "pki",
+            "trustedRoot",
         ];
         let (name, source) = exactly_one(&members, &sources)?;
         let rekor = self.at_most_one(&members, &REKOR_KEYS, Purpose::LogKey)?;
@@ -133,18 +141,27 @@ impl Reader {
             "fulcio" => Trust::Fulcio(Box::new(self.fulcio(&source)?)),
             "pki" if rekor.is_some() => return Err(fault(&source, PolicyProblem::PkiWithRekor)),
             "pki" => Trust::Pki(Box::new(self.pki(&source)?)),
+            "trustedRoot" if rekor.is_some() => {
+                return Err(fault(&source, PolicyProblem::RootWithRekor));
+            }
+            "trustedRoot" => self.root(&members, &source)?,
             _ => Trust::Keys(self.material(name, &source, Purpose::PublicKey)?),
         };
+        no_identities_without_root(&members, &trust)?;
         let identity = optional_identity(&members)?;
         self.warn(
             node,
             identity.as_ref().and_then(lint::about_cosign_identity),
         );
-        Ok(SigstoreSigned {
+        let signed = SigstoreSigned {
             trust,
             rekor,
             identity,
-        })
+            annotations: annotations(&members)?,
+            strict_identity: false,
+        };
+        self.note(node, lint::about_digest_only(&signed));
+        Ok(signed)
     }
 
     fn fulcio(&mut self, node: &Node<'_>) -> Result<Fulcio, PolicyError> {
@@ -212,7 +229,7 @@ impl Reader {
     }
 
     /// The plural and the kind of the value show in the key's name.
-    fn material(
+    pub(super) fn material(
         &mut self,
         name: &str,
         node: &Node<'_>,
@@ -229,7 +246,11 @@ impl Reader {
         }
     }
 
-    fn path(&mut self, node: &Node<'_>, purpose: Purpose) -> Result<String, PolicyError> {
+    pub(super) fn path(
+        &mut self,
+        node: &Node<'_>,
+        purpose: Purpose,
+    ) -> Result<String, PolicyError> {
         let path = text(node)?;
         let is_new = self.paths.insert(path.clone());
         self.warn(node, lint::about_path_seen_before(!is_new));
@@ -257,13 +278,31 @@ impl Reader {
 }
 
 impl Reader {
+    pub(super) fn note(&mut self, node: &Node<'_>, text: Option<&'static str>) {
+        let note = text.map(|text| Warning::new(node.place(), text));
+        self.notes.extend(note);
+    }
+
     pub(super) fn warn(&mut self, node: &Node<'_>, text: Option<&'static str>) {
         self.warnings
             .extend(text.map(|text| Warning::new(node.place(), text)));
     }
 }
 
-fn optional_identity(members: &Members<'_>) -> Result<Option<SignedIdentity>, PolicyError> {
+/// One that is about names: what is signed otherwise than in a bundle always has one.
+fn named_identity(members: &Members<'_>) -> Result<Option<SignedIdentity>, PolicyError> {
+    let identity = optional_identity(members)?;
+    match (&identity, members.optional("signedIdentity")) {
+        (Some(SignedIdentity::DigestOnly), Some(node)) => {
+            Err(fault(&node, PolicyProblem::DigestOnlyHere))
+        }
+        _ => Ok(identity),
+    }
+}
+
+pub(super) fn optional_identity(
+    members: &Members<'_>,
+) -> Result<Option<SignedIdentity>, PolicyError> {
     members
         .optional("signedIdentity")
         .map(|node| identity(&node))
@@ -281,6 +320,7 @@ pub(super) fn identity(node: &Node<'_>) -> Result<SignedIdentity, PolicyError> {
         "matchExact" => plain(SignedIdentity::MatchExact),
         "matchRepoDigestOrExact" => plain(SignedIdentity::MatchRepoDigestOrExact),
         "matchRepository" => plain(SignedIdentity::MatchRepository),
+        "digestOnly" => plain(SignedIdentity::DigestOnly),
         "exactReference" => {
             let member = node
                 .object(&["type", "dockerReference"])?
@@ -330,7 +370,7 @@ fn given<'a>(members: &Members<'a>, keys: &[&'static str]) -> Vec<(&'static str,
         .collect()
 }
 
-fn exactly_one<'a>(
+pub(super) fn exactly_one<'a>(
     members: &Members<'a>,
     keys: &[&'static str],
 ) -> Result<(&'static str, Node<'a>), PolicyError> {
@@ -399,26 +439,29 @@ fn is_dir_scope(scope: &str) -> bool {
     })
 }
 
-const REQUIREMENTS: [&str; 10] = [
+const REQUIREMENTS: [&str; 11] = [
     "insecureAcceptAnything",
     "reject",
     "signedBy",
     "sigstoreSigned",
     "signedBaseLayer",
     // Beyond the format.
+    "attestedBy",
     "digestAllowed",
     "encrypted",
     "notOlder",
     "requireDigest",
     "threshold",
 ];
-const IDENTITIES: [&str; 6] = [
+const IDENTITIES: [&str; 7] = [
     "matchExact",
     "matchRepoDigestOrExact",
     "matchRepository",
     "exactReference",
     "exactRepository",
     "remapIdentity",
+    // Beyond the format.
+    "digestOnly",
 ];
 const REKOR_KEYS: [&str; 4] = [
     "rekorPublicKeyPath",
@@ -426,7 +469,7 @@ const REKOR_KEYS: [&str; 4] = [
     "rekorPublicKeyData",
     "rekorPublicKeyDatas",
 ];
-const SIGSTORE_KEYS: [&str; 12] = [
+const SIGSTORE_KEYS: [&str; 16] = [
     "type",
     "keyPath",
     "keyPaths",
@@ -439,6 +482,11 @@ const SIGSTORE_KEYS: [&str; 12] = [
     "rekorPublicKeyData",
     "rekorPublicKeyDatas",
     "signedIdentity",
+    // Beyond the format.
+    "trustedRoot",
+    "identities",
+    "evidence",
+    "annotations",
 ];
 const FULCIO_KEYS: [&str; 8] = [
     "caPath",

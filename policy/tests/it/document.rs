@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use policy::{JsonProblem, Policy, PolicyCheck, PolicyProblem};
+use policy::{JsonProblem, Policy, PolicyCheck, PolicyProblem, Warning};
 use serde_json::{Value, json};
 
 use crate::holders::{Ca, TIME, valid};
@@ -306,7 +306,12 @@ fn a_check_looks_at_the_keys_that_are_at_hand() {
     ]);
     let now = UNIX_EPOCH + Duration::from_secs(TIME);
     let warnings = check.warnings(&resources, now);
-    let found = warnings.iter().map(|warning| {
+    let noted = |warning: &&Warning| warning.text().contains("digest only");
+    let notes = warnings.iter().filter(noted);
+    let notes: Vec<&str> = notes.map(|warning| warning.place().path()).collect();
+    assert_eq!(notes, ["default[0]", "transports.docker.\"c.io\"[0]"]);
+    let others = warnings.iter().filter(|warning| !noted(warning));
+    let found = others.map(|warning| {
         let path = warning.place().path().replace("transports.docker.", "");
         format!("{path}: {}", warning.text())
     });

@@ -3,6 +3,8 @@
 //! The modules are marked as tests so that the lints for product code leave their helpers alone.
 
 #[cfg(test)]
+mod bundles;
+#[cfg(test)]
 mod certificates;
 #[cfg(test)]
 mod decide;

@@ -1,0 +1,606 @@
+//! The one place where `sigstore-verify` is called: certificates, logs and timestamps of Sigstore.
+//!
+//! Everything goes through [`TrustedRoot`]. What is read of a bundle here is what was verified: it
+//! is parsed once.
+
+use std::fmt;
+
+use serde_json::json;
+use sigstore_verify::trust_root::{
+    SIGSTORE_PRODUCTION_TRUSTED_ROOT, SIGSTORE_STAGING_TRUSTED_ROOT, TrustedRoot as Material,
+};
+use sigstore_verify::types::bundle::VerificationMaterialContent;
+use sigstore_verify::types::{
+    Artifact, Bundle, DerPublicKey, Sha256Hash, SignatureContent, TimeRange,
+};
+use sigstore_verify::{
+    PublicKeyVerificationPolicy, VerificationPolicy, VerificationResult, Verifier,
+};
+use thiserror::Error;
+
+use crate::authority::Chain;
+use crate::certificate::{Certificate, CertificateError};
+use crate::digest::Digest;
+use crate::encoding::encode_base64;
+use crate::identities::OtherSigner;
+use crate::json::{Json, JsonError};
+use crate::key::PublicKey;
+use crate::printable::printable;
+use crate::rekor::LogKey;
+use crate::statement::{StatementProblem, UntrustedStatement};
+
+/// The services that an owner trusts: certificate authorities, logs, and timestamp authorities.
+pub struct TrustedRoot {
+    verifier: Verifier,
+    authorities: Vec<Authority>,
+    has: Has,
+}
+
+/// A certificate authority and when it is trusted.
+struct Authority {
+    chain: Chain,
+    window: Option<TimeRange>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Has {
+    authorities: bool,
+    logs: bool,
+    certificate_logs: bool,
+    clocks: bool,
+}
+
+impl fmt::Debug for TrustedRoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TrustedRoot")
+            .field("has", &self.has)
+            .finish_non_exhaustive()
+    }
+}
+
+impl TrustedRoot {
+    /// Reads a `trusted_root.json` (Sigstore protobuf-specs, `TrustedRoot`).
+    ///
+    /// Its media type must be the one of trusted roots, and every service must say from when on it
+    /// is trusted.
+    pub fn parse(document: &[u8]) -> Result<Self, TrustedRootError> {
+        let (limit, found) = (MAX_ROOT_BYTES, document.len());
+        if found > limit {
+            return Err(TrustedRootError::TooLarge { limit, found });
+        }
+        check_form(document)?;
+        let text = str::from_utf8(document).map_err(TrustedRootError::NotText)?;
+        Self::from_material(&Material::from_json(text).map_err(unusable)?)
+    }
+
+    /// The root of the public-good instance as it was when this program was built.
+    pub fn public_good() -> Result<Self, TrustedRootError> {
+        Self::parse(SIGSTORE_PRODUCTION_TRUSTED_ROOT.as_bytes())
+    }
+
+    /// The root of the staging instance as it was when this program was built.
+    pub fn staging() -> Result<Self, TrustedRootError> {
+        Self::parse(SIGSTORE_STAGING_TRUSTED_ROOT.as_bytes())
+    }
+
+    /// Logs alone, always trusted: what the bare keys of a policy say.
+    pub(crate) fn of_logs(logs: &[LogKey]) -> Result<Self, TrustedRootError> {
+        let mut entries = std::collections::BTreeMap::new();
+        for log in logs {
+            let key = log.key();
+            let id = encode_base64(key.fingerprint().bytes());
+            let entry = json!({
+                "baseUrl": "",
+                "hashAlgorithm": "SHA2_256",
+                "publicKey": {
+                    "rawBytes": encode_base64(key.spki()),
+                    "keyDetails": "PKIX_ECDSA_P256_SHA_256",
+                    "validFor": {"start": "1970-01-01T00:00:00Z"},
+                },
+                "logId": {"keyId": id},
+            });
+            // The same key twice is one log.
+            entries.insert(*key.fingerprint(), entry);
+        }
+        let entries: Vec<_> = entries.into_values().collect();
+        let root = json!({"mediaType": MEDIA_TYPES[0], "tlogs": entries}).to_string();
+        Self::parse(root.as_bytes())
+    }
+
+    fn from_material(material: &Material) -> Result<Self, TrustedRootError> {
+        let verifier = Verifier::new(material).map_err(unusable)?;
+        let authorities = material.certificate_authorities.iter().map(|authority| {
+            let certificates = authority.cert_chain.certificates.iter();
+            let certificates = certificates
+                .map(|entry| Certificate::from_der(entry.raw_bytes.as_bytes().to_vec()))
+                .collect::<Result<Vec<_>, _>>()?;
+            let chain = Chain::new(certificates)?;
+            let window = authority.valid_for;
+            Ok(Authority { chain, window })
+        });
+        let authorities = authorities.collect::<Result<Vec<_>, CertificateError>>();
+        Ok(Self {
+            verifier,
+            authorities: authorities.map_err(TrustedRootError::Certificate)?,
+            has: Has {
+                authorities: !material.certificate_authorities.is_empty(),
+                logs: !material.tlogs.is_empty(),
+                certificate_logs: !material.ctlogs.is_empty(),
+                clocks: !material.timestamp_authorities.is_empty(),
+            },
+        })
+    }
+
+    /// Whether it names every service that `demands` need.
+    pub(crate) fn check(&self, demands: Demands) -> Result<(), TrustedRootError> {
+        let missing = |list, switch| Err(TrustedRootError::Missing { list, switch });
+        match (self.has, demands) {
+            (has, _) if !has.authorities => missing("certificateAuthorities", None),
+            (has, wanted) if wanted.tlog && !has.logs => missing("tlogs", Some("tlog")),
+            (has, wanted) if wanted.sct && !has.certificate_logs => missing("ctlogs", Some("sct")),
+            (has, wanted) if wanted.timestamp && !has.clocks => {
+                missing("timestampAuthorities", Some("timestamp"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Who signed `artifact`, by a certificate of one of the authorities, with what `demands` want.
+    ///
+    /// Whoever that is, is yet to be compared.
+    pub(crate) fn verify_certificate(
+        &self,
+        bundle: &UntrustedBundle,
+        artifact: BundleArtifact<'_>,
+        demands: Demands,
+    ) -> Result<VerifiedSigner, BundleProblem> {
+        if demands.timestamp && !bundle.has_timestamp() {
+            return Err(BundleProblem::NoTimestamp);
+        }
+        let mut policy = VerificationPolicy::any_identity();
+        if !demands.tlog {
+            policy = policy.skip_tlog_unsafe();
+        }
+        if !demands.sct {
+            policy = policy.skip_sct();
+        }
+        let verified = self
+            .verifier
+            .verify(artifact.argument()?, &bundle.0, &policy);
+        let verified = verified.map_err(refused)?;
+        // Said once more by what was verified, lest another version skip more than it was told.
+        let lacks = !verified.certificate_verified()
+            || demands.sct && !verified.sct_verified()
+            || demands.tlog && !verified.tlog_verified();
+        if lacks || verified.verified_timestamps().is_empty() {
+            return Err(BundleProblem::Unproved);
+        }
+        let mut certificates = bundle.certificates()?.into_iter();
+        let leaf = certificates.next().ok_or(BundleProblem::Unproved)?;
+        let intermediates: Vec<Certificate> = certificates.collect();
+        for time in verified.verified_timestamps() {
+            let seconds = u64::try_from(time.as_second()).unwrap_or_default();
+            let trusted = |window: TimeRange| window.contains(*time);
+            self.check_path(&leaf, &intermediates, seconds, trusted)?;
+        }
+        Ok(VerifiedSigner {
+            certificate: leaf,
+            logged_at: logged_at(&verified),
+        })
+    }
+
+    /// Whether `key` signed `artifact`, and a log has it.
+    pub(crate) fn verify_logged_key(
+        &self,
+        bundle: &UntrustedBundle,
+        artifact: BundleArtifact<'_>,
+        key: &PublicKey,
+    ) -> Result<Option<u64>, BundleProblem> {
+        let policy = PublicKeyVerificationPolicy::new(DerPublicKey::new(key.spki().to_vec()));
+        let verified = self
+            .verifier
+            .verify(artifact.argument()?, &bundle.0, &policy);
+        let verified = verified.map_err(refused)?;
+        if verified.tlog_verified() && !bundle.0.verification_material.tlog_entries.is_empty() {
+            Ok(logged_at(&verified))
+        } else {
+            Err(BundleProblem::Unproved)
+        }
+    }
+
+    /// The engine takes every certificate of a trusted root for an anchor, whenever that was valid.
+    /// Here only the last of a chain is one, and those between must be valid at that time.
+    fn check_path(
+        &self,
+        leaf: &Certificate,
+        supplied: &[Certificate],
+        time: u64,
+        trusted: impl Fn(TimeRange) -> bool,
+    ) -> Result<(), BundleProblem> {
+        let trusted = |authority: &&Authority| authority.window.is_none_or(&trusted);
+        let mut last = None;
+        for authority in self.authorities.iter().filter(trusted) {
+            match authority.chain.leads_to(leaf, supplied, time) {
+                Ok(()) => return Ok(()),
+                Err(problem) => last = Some(problem),
+            }
+        }
+        let why = last.map_or_else(|| NO_AUTHORITY.to_owned(), |problem| problem.to_string());
+        Err(BundleProblem::Path { why })
+    }
+}
+
+/// A signer whose certificate, and whatever else was demanded, was proved.
+#[derive(Debug)]
+pub(crate) struct VerifiedSigner {
+    pub(crate) certificate: Certificate,
+    pub(crate) logged_at: Option<u64>,
+}
+
+/// What must be proved beside the signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Demands {
+    /// A transparency log has the signature.
+    pub(crate) tlog: bool,
+    /// A certificate log has the certificate.
+    pub(crate) sct: bool,
+    /// A timestamp authority has seen the signature.
+    pub(crate) timestamp: bool,
+}
+
+impl Default for Demands {
+    fn default() -> Self {
+        Self {
+            tlog: true,
+            sct: true,
+            timestamp: false,
+        }
+    }
+}
+
+/// What a bundle is to be about.
+#[derive(Debug, Clone, Copy)]
+pub enum BundleArtifact<'a> {
+    /// These bytes.
+    Bytes(&'a [u8]),
+    /// Whatever has this sha256 digest.
+    Digest(&'a Digest),
+}
+
+impl<'a> BundleArtifact<'a> {
+    fn argument(self) -> Result<Artifact<'a>, BundleProblem> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes.into()),
+            Self::Digest(digest) => {
+                let hash = Sha256Hash::try_from(digest.bytes());
+                hash.map(Into::into)
+                    .map_err(|source| refused(source.into()))
+            }
+        }
+    }
+}
+
+/// A Sigstore bundle, read and of a known version. Nothing in it is proved.
+#[derive(Debug, Clone)]
+pub struct UntrustedBundle(Bundle);
+
+impl UntrustedBundle {
+    /// Reads a bundle of version 0.1 to 0.3.
+    pub fn parse(document: &[u8]) -> Result<Self, BundleProblem> {
+        let (limit, found) = (MAX_BUNDLE_BYTES, document.len());
+        if found > limit {
+            return Err(BundleProblem::TooLarge { limit, found });
+        }
+        // The engine's reader takes what stands twice or lies deep in whatever way it likes.
+        Json::parse(document)?;
+        let text = String::from_utf8_lossy(document);
+        let bundle = Bundle::from_json(&text).map_err(|source| BundleProblem::Malformed {
+            why: printable(&source),
+        })?;
+        let chain = match &bundle.verification_material.content {
+            VerificationMaterialContent::X509CertificateChain { certificates } => {
+                certificates.len()
+            }
+            _ => 1,
+        };
+        let material = &bundle.verification_material;
+        let stamps = &material.timestamp_verification_data.rfc3161_timestamps;
+        for (what, found) in [
+            ("certificates", chain),
+            ("log entries", material.tlog_entries.len()),
+            ("timestamps", stamps.len()),
+        ] {
+            if found > MAX_PARTS {
+                return Err(BundleProblem::TooMany { what, found });
+            }
+        }
+        Ok(Self(bundle))
+    }
+
+    /// The type and the bytes of what the envelope in it has.
+    pub(crate) fn untrusted_statement(&self) -> Result<(&str, &[u8]), BundleProblem> {
+        match &self.0.content {
+            SignatureContent::DsseEnvelope(envelope) => {
+                Ok((&envelope.payload_type, envelope.payload.as_bytes()))
+            }
+            _ => Err(BundleProblem::NoEnvelope),
+        }
+    }
+
+    /// Whether the envelope's signature is by `key`.
+    pub(crate) fn is_signed_by(&self, key: &PublicKey) -> Result<bool, BundleProblem> {
+        match &self.0.content {
+            SignatureContent::DsseEnvelope(envelope) => {
+                Ok(key.verifies(&envelope.pae(), envelope.signature.sig.as_bytes()))
+            }
+            _ => Err(BundleProblem::NoEnvelope),
+        }
+    }
+
+    fn has_timestamp(&self) -> bool {
+        let data = &self.0.verification_material.timestamp_verification_data;
+        !data.rfc3161_timestamps.is_empty()
+    }
+
+    fn certificates(&self) -> Result<Vec<Certificate>, BundleProblem> {
+        let ders: Vec<&[u8]> = match &self.0.verification_material.content {
+            VerificationMaterialContent::Certificate(one) => vec![one.raw_bytes.as_bytes()],
+            VerificationMaterialContent::X509CertificateChain { certificates } => certificates
+                .iter()
+                .map(|one| one.raw_bytes.as_bytes())
+                .collect(),
+            _ => Vec::new(),
+        };
+        let parse = |der: &[u8]| Certificate::from_der(der.to_vec());
+        let certificates: Result<_, _> = ders.into_iter().map(parse).collect();
+        certificates.map_err(BundleProblem::Certificate)
+    }
+}
+
+/// Whose signature a bundle must have.
+#[derive(Debug)]
+pub enum BundleSigner<'a> {
+    /// This key, whether or not a log has it.
+    KeyAlone(&'a PublicKey),
+    /// This key, with an entry in a log.
+    Key(&'a PublicKey),
+    /// The holder of a certificate for `identity`, logged in at `issuer`.
+    Identity {
+        /// The name: an address, a URI, a host or a user.
+        identity: &'a str,
+        /// The `OpenID` Connect issuer.
+        issuer: &'a str,
+    },
+}
+
+/// Whether `bundle` proves that `signer` signed `artifact`, by the rules of Sigstore's clients: for
+/// tools. It says nothing about images.
+pub fn verify_bundle(
+    root: &TrustedRoot,
+    bundle: &UntrustedBundle,
+    artifact: BundleArtifact<'_>,
+    signer: &BundleSigner<'_>,
+) -> Result<(), BundleProblem> {
+    match signer {
+        BundleSigner::KeyAlone(key) => verify_envelope(bundle, artifact, key),
+        BundleSigner::Key(key) => root.verify_logged_key(bundle, artifact, key).map(|_| ()),
+        BundleSigner::Identity { identity, issuer } => {
+            let signer = root.verify_certificate(bundle, artifact, Demands::default())?;
+            crate::identities::check_exact(&signer.certificate, identity, issuer)
+        }
+    }
+}
+
+fn verify_envelope(
+    bundle: &UntrustedBundle,
+    artifact: BundleArtifact<'_>,
+    key: &PublicKey,
+) -> Result<(), BundleProblem> {
+    let digest = match artifact {
+        BundleArtifact::Bytes(bytes) => Digest::sha256_of(bytes),
+        BundleArtifact::Digest(digest) => *digest,
+    };
+    if !bundle.is_signed_by(key)? {
+        return Err(BundleProblem::OtherKey);
+    }
+    let (payload_type, payload) = bundle.untrusted_statement()?;
+    let statement = UntrustedStatement::parse(payload_type, payload)?;
+    if statement.names(&digest) {
+        Ok(())
+    } else {
+        Err(BundleProblem::OtherArtifact { found: digest })
+    }
+}
+
+/// Why a bundle proves nothing. Anyone may have put it there.
+#[derive(Debug, Clone, PartialEq, Error)]
+#[non_exhaustive]
+pub enum BundleProblem {
+    /// More than any honest bundle has.
+    #[error("it has {found} bytes, at most {limit} are read")]
+    TooLarge {
+        /// The limit.
+        limit: usize,
+        /// The size.
+        found: usize,
+    },
+    /// More of something than any honest bundle has.
+    #[error("it has {found} {what}, at most {MAX_PARTS} are looked at")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        found: usize,
+    },
+    /// Not the JSON that it should be.
+    #[error("it is malformed: {0}")]
+    Json(JsonError),
+    /// JSON, but no bundle.
+    #[error("it is no bundle: {why}")]
+    Malformed {
+        /// What the reader says.
+        why: String,
+    },
+    /// A signature over bytes where one over a statement is wanted.
+    #[error("it signs no statement, as bundles of images do")]
+    NoEnvelope,
+    /// A timestamp authority must have seen the signature.
+    #[error("it has no timestamp by an authority, which the policy demands")]
+    NoTimestamp,
+    /// The engine refuses it.
+    #[error("{why}")]
+    Refused {
+        /// Why.
+        why: String,
+    },
+    /// The engine accepts it without having proved all that was demanded.
+    #[error("not all that is demanded of it was proved")]
+    Unproved,
+    /// A certificate of it is none.
+    #[error("its certificate: {0}")]
+    Certificate(CertificateError),
+    /// No path to an authority was valid when it was signed.
+    #[error("no path of certificates to a trusted root was valid when it was signed: {why}")]
+    Path {
+        /// What the path builder says.
+        why: String,
+    },
+    /// The key did not make it.
+    #[error("it is not by the key")]
+    OtherKey,
+    /// What it signs is no statement.
+    #[error("{0}")]
+    Statement(#[from] StatementProblem),
+    /// It is about something else.
+    #[error("its statement is not about {found}")]
+    OtherArtifact {
+        /// The digest of what it should be about.
+        found: Digest,
+    },
+    /// It is by somebody else.
+    #[error("{0}")]
+    OtherSigner(#[from] OtherSigner),
+}
+
+impl From<JsonError> for BundleProblem {
+    fn from(error: JsonError) -> Self {
+        Self::Json(error)
+    }
+}
+
+/// Why a document is no trusted root. Whoever stored it is at fault.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum TrustedRootError {
+    /// More than any trusted root has.
+    #[error("it has {found} bytes, at most {limit} are read")]
+    TooLarge {
+        /// The limit.
+        limit: usize,
+        /// The size.
+        found: usize,
+    },
+    /// Not the JSON that it should be.
+    #[error("{0}")]
+    Json(JsonError),
+    /// Not text.
+    #[error("it is not text: {0}")]
+    NotText(std::str::Utf8Error),
+    /// Another kind of document.
+    #[error("its mediaType is {found:?}, that of a trusted root is {:?}", MEDIA_TYPES[0])]
+    MediaType {
+        /// What it says.
+        found: String,
+    },
+    /// A service is missing that the policy needs.
+    #[error("its {list} are empty{}", switch_off(*switch))]
+    Missing {
+        /// The list.
+        list: &'static str,
+        /// What to set to false in the policy, if anything helps.
+        switch: Option<&'static str>,
+    },
+    /// A certificate in it is none.
+    #[error("a certificate in it: {0}")]
+    Certificate(CertificateError),
+    /// The engine cannot use it.
+    #[error("{why}")]
+    Unusable {
+        /// Why.
+        why: String,
+    },
+}
+
+impl From<JsonError> for TrustedRootError {
+    fn from(error: JsonError) -> Self {
+        Self::Json(error)
+    }
+}
+
+/// The media type, and that each service says from when on it is trusted.
+fn check_form(document: &[u8]) -> Result<(), TrustedRootError> {
+    let json = Json::parse(document)?;
+    let top = json.root().open_object()?;
+    let found = top.required("mediaType")?.string()?;
+    if !MEDIA_TYPES.contains(&found) {
+        let found = found.to_owned();
+        return Err(TrustedRootError::MediaType { found });
+    }
+    for (list, is_log) in [
+        ("tlogs", true),
+        ("ctlogs", true),
+        ("certificateAuthorities", false),
+        ("timestampAuthorities", false),
+    ] {
+        let Some(list) = top.non_null(list) else {
+            continue;
+        };
+        for service in list.array()? {
+            let mut service = service.open_object()?;
+            if is_log {
+                service = service.required("publicKey")?.open_object()?;
+            }
+            let window = service.required("validFor")?.open_object()?;
+            window.required("start")?.string()?;
+        }
+    }
+    Ok(())
+}
+
+fn logged_at(verified: &VerificationResult) -> Option<u64> {
+    let time = verified.integrated_time()?;
+    u64::try_from(time.as_second()).ok()
+}
+
+fn refused(error: sigstore_verify::Error) -> BundleProblem {
+    BundleProblem::Refused {
+        why: printable(&error),
+    }
+}
+
+fn unusable(error: impl fmt::Display) -> TrustedRootError {
+    TrustedRootError::Unusable {
+        why: printable(&error),
+    }
+}
+
+fn switch_off(switch: Option<&str>) -> String {
+    switch.map_or_else(String::new, |switch| {
+        format!(
+            ", so that nothing could ever count; a private Sigstore without them is named by \
+             \"evidence\": {{\"{switch}\": false}}"
+        )
+    })
+}
+
+const NO_AUTHORITY: &str = "no authority of the trusted root is trusted for that time";
+const MEDIA_TYPES: [&str; 2] = [
+    "application/vnd.dev.sigstore.trustedroot+json;version=0.1",
+    "application/vnd.dev.sigstore.trustedroot.v0.2+json",
+];
+/// The public one has 7 KiB.
+const MAX_ROOT_BYTES: usize = 1 << 20;
+/// Whoever fetches has smaller limits; this one is for those who have none.
+const MAX_BUNDLE_BYTES: usize = 8 << 20;
+/// An honest bundle has one or two of each.
+const MAX_PARTS: usize = 16;
