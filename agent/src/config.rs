@@ -9,6 +9,7 @@ mod downloads;
 mod effective;
 mod environment;
 mod error;
+mod evidence;
 mod kbs;
 mod limits;
 mod nearest;
@@ -37,6 +38,7 @@ use crate::registry::{Route, Throttle};
 pub use self::downloads::DownloadSettings;
 pub use self::environment::Environment;
 pub use self::error::{ConfigError, Fault, Origin, Position};
+pub use self::evidence::{EvidenceLimits, EvidencePlaces};
 pub use self::kbs::KbsSettings;
 pub use self::registry::RegistrySettings;
 pub use self::store::StoreSettings;
@@ -154,6 +156,8 @@ pub struct Own {
     pub require_authenticated_kbs: bool,
     /// Relay every detail of an error to the caller, who is outside of the guest.
     pub verbose_errors: bool,
+    /// Refuse a bundle, which names no repository, unless the policy asks for its digest alone.
+    pub strict_identity: bool,
     /// Keep layers also where the host can change them after they were proved.
     pub danger_host_writable_store: bool,
     /// What a layer may cost.
@@ -171,6 +175,8 @@ pub struct Own {
     pub certs_d: Vec<PathBuf>,
     /// What single registries have of their own.
     pub registries: Vec<RegistrySettings>,
+    /// Where evidence about images is looked for, and how much of it is read.
+    pub evidence: EvidencePlaces,
 }
 
 impl Default for Own {
@@ -180,11 +186,13 @@ impl Default for Own {
             kbs: KbsSettings::default(),
             require_authenticated_kbs: false,
             verbose_errors: false,
+            strict_identity: false,
             danger_host_writable_store: false,
             limits: rootfs::Limits::default(),
             timeouts: Timeouts::default(),
             downloads: DownloadSettings::default(),
             store: StoreSettings::default(),
+            evidence: EvidencePlaces::default(),
             platform: None,
             certs_d: CERTS_D.into_iter().map(PathBuf::from).collect(),
             registries: Vec::new(),

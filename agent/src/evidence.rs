@@ -6,9 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
-use policy::{COSIGN_PAYLOAD, CosignSignature, Descriptor, Digest, Evidence, MAX_MANIFEST_BYTES};
-use policy::{Needs, NotFetched, attachment_tag, parse_attachments};
+use policy::{COSIGN_PAYLOAD, CosignSignature, Descriptor, Digest, Discovered, Evidence};
+use policy::{MAX_MANIFEST_BYTES, Needs, NotFetched, attachment_tag, parse_attachments};
 
+use crate::config::EvidencePlaces;
+use crate::discovery::discover;
 use crate::error::chain;
 use crate::lookaside::Place;
 use crate::registry::{RegistryError, Source};
@@ -27,6 +29,22 @@ pub(crate) async fn keys(
         (location, content)
     });
     join_all(keys).await.into_iter().collect()
+}
+
+/// Looks for bundles and attestations of each of the `subjects`, in the registry only if
+/// `attachments` are to be looked up there.
+pub(crate) async fn discovered(
+    resources: &Resources,
+    source: &Source,
+    attachments: bool,
+    places: &EvidencePlaces,
+    subjects: &[Digest],
+) -> BTreeMap<Digest, Discovered> {
+    let discovered = subjects.iter().map(|subject| async move {
+        let found = discover(source, attachments, resources, places, subject).await;
+        (*subject, found)
+    });
+    join_all(discovered).await.into_iter().collect()
 }
 
 /// Fetches the signatures that `needs` names, all at once.

@@ -20,6 +20,7 @@ pub mod challenge;
 pub mod cli;
 pub mod config;
 mod credentials;
+mod discovery;
 mod documents;
 pub mod error;
 mod evidence;

@@ -4,14 +4,15 @@
 //! decision is ever stored: every call fetches the policy and decides afresh, and only the
 //! fetching and unpacking of a layer that is already in the store is left out.
 
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::future::try_join;
 use policy::{
-    Approved, Decision, Denied, Digest, Document, Evidence, Image, ImageRef, Lookaside, Manifest,
-    Needs, Policy,
+    Approved, Decision, Denied, Digest, Discovered, Document, Evidence, Image, ImageRef, Lookaside,
+    Manifest, Needs, Policy,
 };
 use policy::{MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Platform, Unverified};
 use rootfs::Budget;
@@ -214,15 +215,17 @@ impl Agent {
         // In this order: without a policy nothing else is begun.
         let (keys, found) = try_join(keys, found).await?;
         let Found {
-            policy,
-            reference,
+            mut case,
             places,
-            manifest,
-            mut evidence,
+            attachments,
         } = found;
-        evidence.resources = keys;
-        evidence.now = Some(self.resources.now());
-        let decided = decide(policy, reference.clone(), manifest, evidence).await;
+        case.evidence.resources = keys;
+        case.evidence.now = Some(self.resources.now());
+        let (mut case, more) = case.needs_more().await;
+        let source = places.first();
+        let found = self.discover(source, attachments, &more).await;
+        case.evidence.discovered.extend(found);
+        let decided = case.decide().await;
         let manifest = decided.map_err(|denied| self.denied(denied))?;
         listener.tell(Progress::Approved(manifest.digest()));
         info!(record = %self.record(manifest.decision()).line(), "approved");
@@ -252,14 +255,42 @@ impl Agent {
         let needs = policy.rules_for(&reference).needs(&manifest);
         let lookaside = self.lookaside(&needs).await?;
         let place = Place::of(&self.registry, source, &lookaside, &reference);
-        let evidence = evidence::gather(source, &place, &needs).await;
-        Ok(Found {
+        let attachments = place.uses_attachments();
+        let (mut evidence, discovered) = tokio::join!(
+            evidence::gather(source, &place, &needs),
+            self.discover(source, attachments, &needs),
+        );
+        evidence.discovered = discovered;
+        let case = Case {
             policy,
             reference,
-            places,
             manifest,
             evidence,
+        };
+        Ok(Found {
+            case,
+            places,
+            attachments,
         })
+    }
+
+    /// The bundles and attestations among what is needed.
+    async fn discover(
+        &self,
+        source: &Source,
+        attachments: bool,
+        needs: &Needs,
+    ) -> BTreeMap<Digest, Discovered> {
+        let (resources, places) = (&self.resources, &self.config.image_agent.evidence);
+        // Boxed, since most pulls discover nothing and would carry its room about.
+        Box::pin(evidence::discovered(
+            resources,
+            source,
+            attachments,
+            places,
+            &needs.discover,
+        ))
+        .await
     }
 
     fn denied(&self, denied: Denied) -> Error {
@@ -301,7 +332,12 @@ impl Agent {
                     .to_vec()
             }
         };
-        Policy::parse(&document).map_err(Error::Policy)
+        let policy = Policy::parse(&document).map_err(Error::Policy)?;
+        Ok(if self.config.image_agent.strict_identity {
+            policy.strict_identity()
+        } else {
+            policy
+        })
     }
 
     /// The name that is meant, where it is served, and the manifest that it stands for.
@@ -365,7 +401,10 @@ impl Agent {
     /// Where the owner says that signatures are, if any are needed.
     async fn lookaside(&self, needs: &Needs) -> Result<Lookaside, Error> {
         let text = match &self.config.image.sigstore_config {
-            _ if needs.lookaside_subjects.is_empty() && needs.cosign_subjects.is_empty() => {
+            _ if needs.lookaside_subjects.is_empty()
+                && needs.cosign_subjects.is_empty()
+                && needs.discover.is_empty() =>
+            {
                 return Ok(Lookaside::default());
             }
             None => return Ok(Lookaside::default()),
@@ -526,24 +565,44 @@ impl Agent {
     }
 }
 
-/// The policy's answer, off the async threads: signatures are the registry's, and checking some of
-/// them takes long. A caller that stops waiting, as the deadline of a pull does, does not wait for it.
-async fn decide(
+/// What a decision is made of.
+#[derive(Debug)]
+struct Case {
     policy: Policy,
     reference: ImageRef,
     manifest: Unverified<Manifest>,
     evidence: Evidence,
-) -> Result<Approved<Manifest>, Denied> {
-    blocking(move || policy.rules_for(&reference).decide(manifest, &evidence)).await
 }
 
-/// What a decision takes.
+// The policy answers off the async threads: signatures are the registry's, and checking some of
+// them takes long. A caller that stops waiting, as the deadline of a pull does, does not wait for it.
+impl Case {
+    /// What else is needed if what was gathered is not enough: most often, it is.
+    async fn needs_more(self) -> (Self, Needs) {
+        blocking(move || {
+            let rules = self.policy.rules_for(&self.reference);
+            let more = rules.needs_more(&self.manifest, &self.evidence);
+            (self, more)
+        })
+        .await
+    }
+
+    /// The policy's answer.
+    async fn decide(self) -> Result<Approved<Manifest>, Denied> {
+        blocking(move || {
+            let rules = self.policy.rules_for(&self.reference);
+            rules.decide(self.manifest, &self.evidence)
+        })
+        .await
+    }
+}
+
+/// What was found for a decision, but for the keys.
 struct Found {
-    policy: Policy,
-    reference: ImageRef,
+    case: Case,
     places: Places,
-    manifest: Unverified<Manifest>,
-    evidence: Evidence,
+    /// Whether evidence is looked for in the registry.
+    attachments: bool,
 }
 
 /// Gives back what bundles hold that are gone, while this pull goes on: the writable part of a
@@ -611,6 +670,13 @@ mod tests {
             panic!("a manifest reads as an index");
         };
         let policy = Policy::parse(br#"{"default":[{"type":"insecureAcceptAnything"}]}"#).unwrap();
-        decide(policy, reference, manifest, Evidence::default()).await
+        let evidence = Evidence::default();
+        let case = Case {
+            policy,
+            reference,
+            manifest,
+            evidence,
+        };
+        case.decide().await
     }
 }

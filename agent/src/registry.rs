@@ -11,6 +11,7 @@ mod extension;
 mod guard;
 mod http;
 mod places;
+mod referrers;
 mod retry;
 mod throttle;
 mod token;
@@ -34,6 +35,7 @@ pub(crate) use self::blob::{BlobReader, BlobSender, blob_channel};
 pub(crate) use self::error::{RegistryError, Wanted};
 pub(crate) use self::http::{Reach, Route};
 pub(crate) use self::places::Places;
+pub(crate) use self::referrers::{Incomplete, Listing, Referrer};
 pub(crate) use self::throttle::Throttle;
 
 /// How registries are reached, for the life of the process.

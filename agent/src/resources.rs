@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use kbs_client::{
-    AttestationAgent, DetectedAttester, InitData, InitDataError, KbsClient, KbsConfig, OfflineFs,
-    ResourceUri, SampleAttester, Secret, TsmAttester, TsmProvider, TsmSettings,
+    AttestationAgent, DetectedAttester, InitData, InitDataError, KbsClient, KbsConfig,
+    OfflineError, OfflineFs, ResourceUri, SampleAttester, Secret, TsmAttester, TsmProvider,
+    TsmSettings,
 };
 use policy::Digest;
 use url::Url;
@@ -98,6 +99,19 @@ impl ResourceError {
     /// Whether the same request may succeed later without anybody changing anything.
     pub(crate) fn is_transient(&self) -> bool {
         matches!(self, Self::Kbs { source, .. } if source.is_transient())
+    }
+
+    /// Whether whoever was asked has said that there is no such resource.
+    pub(crate) fn is_absent(&self) -> bool {
+        match self {
+            Self::Kbs { source, .. } => matches!(
+                **source,
+                kbs_client::Error::NotFound { .. }
+                    | kbs_client::Error::Offline(OfflineError::NotFound { .. })
+            ),
+            Self::File { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+            _ => false,
+        }
     }
 }
 

@@ -150,6 +150,7 @@ fn own(page: &mut Page, own: &Own) {
     }
     page.entry("require_authenticated_kbs", own.require_authenticated_kbs);
     page.entry("verbose_errors", own.verbose_errors);
+    page.entry("strict_identity", own.strict_identity);
     page.entry("danger_host_writable_store", own.danger_host_writable_store);
     match &own.platform {
         Some(platform) => page.text("platform", &platform.to_string()),
@@ -197,6 +198,18 @@ fn own(page: &mut Page, own: &Own) {
     page.entry("sync", own.store.sync);
     page.entry("volatile", own.store.volatile);
     page.entry("copy_without_overlay", own.store.copy_without_overlay);
+    page.table("[image_agent.evidence]");
+    let limits = &own.evidence.limits;
+    page.entry("candidates", limits.candidates);
+    page.entry("candidate_bytes", limits.candidate_bytes);
+    page.entry("total_bytes", limits.total_bytes);
+    page.entry("deadline", limits.deadline.as_secs());
+    if let Some(layout) = &own.evidence.layout {
+        page.text("layout", &layout.display().to_string());
+    }
+    if let Some(folder) = &own.evidence.delivered {
+        page.text("delivered", folder);
+    }
 }
 
 /// Keys that stand here in full do not print.

@@ -11,7 +11,7 @@ use kbs_client::AttestationAgent;
 use super::environment::{AA_SOCKET, CommandLine, variable};
 use super::{
     AttesterName, Config, ConfigError, Credential, Document, Environment, Fault, Own, Section,
-    Timeouts, Warning, downloads, kbs, limits, registry, store, value,
+    Timeouts, Warning, downloads, evidence, kbs, limits, registry, store, value,
 };
 
 /// Reads every key of `document`; what it does not say, `environment` does, or a default.
@@ -101,6 +101,7 @@ impl Reader<'_> {
             kbs: kbs::read(own.section("kbs")?)?,
             require_authenticated_kbs: own.flag("require_authenticated_kbs")?,
             verbose_errors: own.flag("verbose_errors")?,
+            strict_identity: own.flag("strict_identity")?,
             danger_host_writable_store: own.flag("danger_host_writable_store")?,
             limits: limits::read(own.section("limits")?)?,
             timeouts: timeouts(own.section("timeouts")?)?,
@@ -109,6 +110,7 @@ impl Reader<'_> {
             platform: own.parsed("platform", value::platform)?,
             certs_d: certs_d(&mut own)?,
             registries: registry::read(own.sections("registry")?)?,
+            evidence: evidence::read(own.section("evidence")?)?,
         };
         own.finish()?;
         Ok(config)

@@ -47,6 +47,15 @@ pub(super) fn location(text: &str) -> Result<String, Fault> {
     }
 }
 
+/// What a location is in: `kbs:///repository/type`, `file:///path` or `/path`.
+pub(super) fn folder(text: &str) -> Result<String, Fault> {
+    let found = text.to_owned();
+    if text.is_empty() || text.ends_with('/') {
+        return Err(Fault::Location { found });
+    }
+    location(&format!("{text}/sha256-0")).map(|_| found)
+}
+
 /// `kbs:///repository/type/tag` alone.
 pub(super) fn resource(text: &str) -> Result<String, Fault> {
     let found = text.to_owned();
