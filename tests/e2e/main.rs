@@ -28,6 +28,7 @@ mod pull;
 mod record;
 mod redirect;
 mod restart;
+mod sigstore;
 mod simple;
 mod soak;
 mod space;

@@ -159,6 +159,20 @@ impl Registry {
         )
     }
 
+    /// What the registry has at `manifests/<reference>` or `blobs/<digest>` of a repository.
+    pub async fn get(&self, repository: &str, rest: &str) -> bytes::Bytes {
+        let answer = self
+            .client
+            .get(self.url(repository, rest))
+            .header(http::header::ACCEPT, crate::image::media_type::OCI_MANIFEST)
+            .header(http::header::ACCEPT, crate::image::media_type::OCI_INDEX)
+            .send()
+            .await
+            .expect("the registry answers");
+        assert_eq!(answer.status(), StatusCode::OK, "{repository} {rest}");
+        answer.bytes().await.expect("the registry sends it")
+    }
+
     async fn launch(
         authority: Option<Authority>,
         listen: &str,

@@ -277,3 +277,94 @@ async fn residue_is_whatever_a_pull_could_leave() {
     drop(guest);
     assert!(!path.exists(), "a guest unmounts and erases everything");
 }
+
+mod minted {
+    //! What the kit mints, as the engine judges it that the product uses.
+
+    use sigstore_verify::trust_root::TrustedRoot;
+    use sigstore_verify::types::{Bundle as Parsed, Sha256Hash};
+    use sigstore_verify::{VerificationPolicy, Verifier};
+
+    use crate::image::sha256;
+    use crate::sigstore::{Bundle, Ceremony, Identity, Moment, Sigstore, Statement, Version};
+
+    const EMAIL: &str = "dev@example.com";
+    const ISSUER: &str = "https://login.example.com";
+
+    fn judge(services: &Sigstore, bundle: &Bundle, content: &[u8]) -> Result<(), String> {
+        let root = TrustedRoot::from_json(&services.trusted_root().to_string());
+        let root = root.map_err(|error| error.to_string())?;
+        let verifier = Verifier::new(&root).map_err(|error| error.to_string())?;
+        let text = String::from_utf8(bundle.bytes().to_vec()).expect("JSON");
+        let bundle = Parsed::from_json(&text).map_err(|error| error.to_string())?;
+        let hex = sha256(content);
+        let hash = Sha256Hash::from_hex(hex.trim_start_matches("sha256:")).expect("a digest");
+        let policy = VerificationPolicy::new(EMAIL, ISSUER);
+        let result = verifier.verify(hash, &bundle, &policy);
+        result.map(drop).map_err(|error| error.to_string())
+    }
+
+    fn signer(services: &Sigstore) -> Ceremony<'_> {
+        services.ceremony(Identity::email(EMAIL, ISSUER))
+    }
+
+    #[test]
+    fn evidence_of_every_kind_counts() {
+        let services = Sigstore::mint();
+        let signer = signer(&services);
+        let statement = Statement::signature(&sha256(b"content"));
+        for (case, signer) in [
+            ("everything", signer.clone()),
+            ("no timestamp", signer.clone().without_timestamp()),
+            ("the second log", signer.clone().log(Version::Two)),
+        ] {
+            let signed = judge(&services, &signer.sign(&statement), b"content");
+            assert_eq!(signed, Ok(()), "{case}");
+            let signed = judge(&services, &signer.sign_blob(b"content"), b"content");
+            assert_eq!(signed, Ok(()), "{case}, a blob");
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_or_spoiled_is_missed() {
+        let services = Sigstore::mint();
+        let signer = signer(&services);
+        let statement = Statement::signature(&sha256(b"content"));
+        let sign = |signer: Ceremony<'_>| signer.sign(&statement);
+        let spoil = |pointer: &str| signer.sign(&statement).spoiled(pointer);
+        let entry = "/verificationMaterial/tlogEntries/0";
+        let stamp =
+            "/verificationMaterial/timestampVerificationData/rfc3161Timestamps/0/signedTimestamp";
+        let second = signer.clone().log(Version::Two);
+        let other = Sigstore::mint();
+        for (case, bundle) in [
+            ("no log", sign(signer.clone().without_log())),
+            (
+                "no certificate log",
+                sign(signer.clone().without_certificate_log()),
+            ),
+            ("no time", sign(second.without_timestamp())),
+            (
+                "late",
+                sign(signer.clone().issued(Moment::now().minus(7200))),
+            ),
+            ("proof", spoil(&format!("{entry}/inclusionProof/rootHash"))),
+            ("path", spoil(&format!("{entry}/inclusionProof/hashes/0"))),
+            (
+                "promise",
+                spoil(&format!("{entry}/inclusionPromise/signedEntryTimestamp")),
+            ),
+            ("timestamp", spoil(stamp)),
+            ("payload", spoil("/dsseEnvelope/payload")),
+            ("signature", spoil("/dsseEnvelope/signatures/0/sig")),
+            (
+                "other services",
+                other
+                    .ceremony(Identity::email(EMAIL, ISSUER))
+                    .sign(&statement),
+            ),
+        ] {
+            assert!(judge(&services, &bundle, b"content").is_err(), "{case}");
+        }
+    }
+}

@@ -30,6 +30,12 @@ impl Bundle {
         bundle
     }
 
+    /// A bundle that somebody else has made.
+    pub fn parse(bytes: &[u8]) -> Self {
+        let json = serde_json::from_slice(bytes).expect("a bundle is JSON");
+        Self { json }
+    }
+
     /// The bytes.
     pub fn bytes(&self) -> Bytes {
         self.json.to_string().into()

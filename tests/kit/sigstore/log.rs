@@ -143,13 +143,11 @@ fn leaf(entry: &[u8]) -> [u8; 32] {
 }
 
 fn root(leaves: &[[u8; 32]]) -> [u8; 32] {
-    match leaves {
-        [leaf] => *leaf,
-        _ => {
-            let (left, right) = leaves.split_at(split(leaves.len()));
-            sha256(&[&[1], root(left).as_slice(), &root(right)].concat())
-        }
+    if let [leaf] = leaves {
+        return *leaf;
     }
+    let (left, right) = leaves.split_at(split(leaves.len()));
+    sha256(&[&[1], root(left).as_slice(), &root(right)].concat())
 }
 
 /// The audit path of a leaf, from the bottom up.

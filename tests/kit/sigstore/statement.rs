@@ -14,7 +14,7 @@ pub struct Statement {
 impl Statement {
     /// What `cosign sign` says of the document `digest`, `sha256:<hex>`.
     pub fn signature(digest: &str) -> Self {
-        Self::about(digest, predicate::SIGNATURE, json!({}))
+        Self::about(digest, predicate::SIGNATURE, &json!({}))
     }
 
     /// SLSA provenance of a build by `builder` from `source`.
@@ -27,7 +27,7 @@ impl Statement {
             },
             "runDetails": {"builder": {"id": builder}, "metadata": {"invocationId": "1"}},
         });
-        Self::about(digest, predicate::SLSA, provenance)
+        Self::about(digest, predicate::SLSA, &provenance)
     }
 
     /// A bill of materials.
@@ -38,7 +38,7 @@ impl Statement {
             "name": "app",
             "packages": [{"name": "busybox", "licenseConcluded": "GPL-2.0-only"}],
         });
-        Self::about(digest, predicate::SPDX, document)
+        Self::about(digest, predicate::SPDX, &document)
     }
 
     /// A scan that has found so many critical vulnerabilities, as `cosign attest --type vuln` has it.
@@ -52,11 +52,11 @@ impl Statement {
             },
             "metadata": {"scanFinishedOn": "2026-11-22T10:00:00Z"},
         });
-        Self::about(digest, predicate::VULN, scan)
+        Self::about(digest, predicate::VULN, &scan)
     }
 
     /// Any predicate.
-    pub fn about(digest: &str, predicate_type: &str, predicate: Value) -> Self {
+    pub fn about(digest: &str, predicate_type: &str, predicate: &Value) -> Self {
         let hex = digest.trim_start_matches("sha256:");
         let json = json!({
             "_type": "https://in-toto.io/Statement/v1",

@@ -1,0 +1,160 @@
+//! A registry that lists far more than anybody wants to look at.
+
+use std::time::{Duration, Instant};
+
+use kit::client::Code;
+use kit::cosign::{Claim, signature_tag};
+use kit::front::Referrers;
+use kit::image::{Image, sha256};
+use kit::sigstore::MEDIA_TYPE;
+use serde_json::{Value, json};
+
+use super::Stage;
+use crate::{DENIED, FAILED, assert_says};
+
+/// Entries that look like bundles and lead to no artefact; each says that it has `size` bytes.
+fn noise(count: usize, size: u64) -> Vec<Value> {
+    let entry = |number: usize| {
+        json!({
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "digest": sha256(format!("noise {number}").as_bytes()),
+            "size": size,
+            "artifactType": MEDIA_TYPE,
+        })
+    };
+    (0..count).map(entry).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_referrers_hide_nothing_that_is_within_the_limits() {
+    let stage = Stage::set().await;
+    let image = Image::small("popular");
+    let reference = stage.push("team/app:1", &image).await;
+    let good = stage.attached(&image);
+    stage.store("team/app", std::slice::from_ref(&good)).await;
+    let daemon = stage.guest.start().await;
+    let list = |entries: Vec<Value>| {
+        let list = Referrers::paged(100).list(&image.digest(), entries);
+        stage.front.set_referrers(Some(list));
+    };
+
+    // What is listed as something else, or is larger, is looked at later.
+    let mut entries = noise(10_000, 50_000);
+    entries.push(good.entry());
+    list(entries);
+    stage
+        .delivers(&daemon, "smaller than the others", &reference)
+        .await;
+    let mut entries = noise(10_000, 10);
+    for entry in &mut entries {
+        entry["artifactType"] = "application/spdx+json".into();
+    }
+    entries.push(good.entry());
+    list(entries);
+    stage
+        .delivers(&daemon, "listed as a bundle", &reference)
+        .await;
+
+    let mut entries = noise(10_000, 10);
+    entries.push(good.entry());
+    list(entries);
+    let begin = Instant::now();
+    let refusal = daemon.refuses(&reference, &stage.guest.bundle("c1")).await;
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert_eq!(refusal.code, Code::PERMISSION_DENIED, "{refusal:?}");
+    let words = [
+        FAILED,
+        DENIED,
+        "10001 artefacts refer to",
+        "the first 64 are looked at, see image_agent.evidence.candidates",
+    ];
+    assert_says("beyond the limit", &refusal.message, &words);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tag_and_what_the_owner_delivers_have_limits_of_their_own() {
+    let mut stage = Stage::set().await;
+    let image = Image::small("flooded");
+    let reference = stage.push("team/app:1", &image).await;
+    let list = Referrers::paged(100).list(&image.digest(), noise(10_000, 10));
+    stage.front.set_referrers(Some(list));
+    stage.guest.settings = stage
+        .guest
+        .settings
+        .clone()
+        .with("image_agent.evidence.delivered", "kbs:///default/evidence");
+    let daemon = stage.guest.start().await;
+    daemon.refuses(&reference, &stage.guest.bundle("c1")).await;
+
+    let name = format!("default/evidence/{}", image.digest().replace(':', "-"));
+    let bundle = stage.bundle(&image);
+    stage
+        .scene
+        .kbs
+        .put(&name, String::from_utf8(bundle.bytes().to_vec()).unwrap());
+    stage.delivers(&daemon, "delivered", &reference).await;
+
+    let second = Image::small("flooded, too");
+    let reference = stage.push("team/app:2", &second).await;
+    let list = Referrers::paged(100).list(&second.digest(), noise(10_000, 10));
+    stage.front.set_referrers(Some(list));
+    let repository = format!("{}/team/app", stage.front.host());
+    let signature = stage
+        .scene
+        .key
+        .attest(&Claim::of(&repository, &second.digest()));
+    let tag = format!("team/app:{}", signature_tag(&second.digest()));
+    let attachment = kit::cosign::signature_image([signature]);
+    stage.scene.registry.push(&tag, &attachment).await;
+    stage.delivers(&daemon, "tagged", &reference).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_limit_is_named_and_can_be_raised() {
+    let mut stage = Stage::set().await;
+    let image = Image::small("limited");
+    let reference = stage.push("team/app:1", &image).await;
+    // Larger than the noise, so that it is looked at last.
+    let good = stage.attached(&image).manifest(|manifest| {
+        manifest["annotations"]["padding"] = "x".repeat(2000).into();
+    });
+    stage.store("team/app", std::slice::from_ref(&good)).await;
+    let mut entries = noise(20, 1000);
+    entries.push(good.entry());
+    let list = Referrers::paged(100).list(&image.digest(), entries);
+    stage.front.set_referrers(Some(list));
+    let plain = stage.guest.settings.clone();
+    for (key, low, high) in [
+        ("candidates", 20, 21),
+        ("candidate_bytes", 1500, 5000),
+        ("total_bytes", 21_000, 30_000),
+    ] {
+        let key = format!("image_agent.evidence.{key}");
+        stage.guest.settings = plain.clone().with(&key, low);
+        let refusal = {
+            let daemon = stage.guest.start().await;
+            daemon.refuses(&reference, &stage.guest.bundle("c1")).await
+        };
+        assert_says(&key, &refusal.message, &[DENIED, &format!("see {key}")]);
+        stage.guest.settings = plain.clone().with(&key, high);
+        let daemon = stage.guest.start().await;
+        stage.delivers(&daemon, &key, &reference).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_that_never_end_do() {
+    let stage = Stage::set().await;
+    let image = Image::small("endless");
+    let reference = stage.push("team/app:1", &image).await;
+    let path = format!("/v2/team/app/referrers/{}", image.digest());
+    let list = Referrers::paged(10).next_page(&path);
+    stage
+        .front
+        .set_referrers(Some(list.list(&image.digest(), noise(10, 10))));
+    let daemon = stage.guest.start().await;
+    let refusal = daemon.refuses(&reference, &stage.guest.bundle("c1")).await;
+    let words = [DENIED, "more than 256 pages or 8388608 bytes of referrers"];
+    assert_says("endless", &refusal.message, &words);
+}
