@@ -2,7 +2,7 @@
 //! all of them.
 
 use base64::DecodeError;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use crate::certificate::{Certificate, CertificateError, PemCertificates};
@@ -27,7 +27,7 @@ pub fn signature_as_bundle(
         },
         "signature": encode_base64(&decode_base64(signature)?),
     });
-    bundle(found, "messageSignature", content)
+    bundle(found, "messageSignature", &content)
 }
 
 /// An envelope and the evidence in the annotations beside it.
@@ -36,28 +36,34 @@ pub(crate) fn envelope_as_bundle(
     untrusted_envelope: &[u8],
 ) -> Result<UntrustedBundle, AttachedProblem> {
     let content = Json::parse(untrusted_envelope)?.root().to_value()?;
-    bundle(found, "dsseEnvelope", content)
+    bundle(found, "dsseEnvelope", &content)
 }
 
 fn bundle(
     found: &CosignSignature,
     kind: &str,
-    content: Value,
+    content: &Value,
 ) -> Result<UntrustedBundle, AttachedProblem> {
     let annotation = |key: &str| found.annotations.get(key);
-    let mut material = match annotation(CERTIFICATE_ANNOTATION) {
-        Some(pem) => json!({"x509CertificateChain": {"certificates": chain(found, pem)?}}),
-        None => json!({"publicKey": {"hint": ""}}),
+    let mut material = Map::new();
+    let (key, signer) = match annotation(CERTIFICATE_ANNOTATION) {
+        Some(pem) => (
+            "x509CertificateChain",
+            json!({"certificates": chain(found, pem)?}),
+        ),
+        None => ("publicKey", json!({"hint": ""})),
     };
+    material.insert(key.to_owned(), signer);
     if let Some(entry) = annotation(BUNDLE_ANNOTATION) {
-        material["tlogEntries"] = json!([log_entry(entry)?]);
+        let entries = json!([log_entry(entry)?]);
+        material.insert("tlogEntries".to_owned(), entries);
     }
     if let Some(stamp) = annotation(TIMESTAMP_ANNOTATION) {
         let json = Json::parse(stamp.as_bytes())?;
         let stamp = json.root().open_object()?;
         let stamp = stamp.required("SignedRFC3161Timestamp")?.string()?;
-        material["timestampVerificationData"] =
-            json!({"rfc3161Timestamps": [{"signedTimestamp": stamp}]});
+        let stamps = json!({"rfc3161Timestamps": [{"signedTimestamp": stamp}]});
+        material.insert("timestampVerificationData".to_owned(), stamps);
     }
     // Of the versions only the first is content with the promise of a log.
     let version = if annotation(BUNDLE_ANNOTATION).is_some() {

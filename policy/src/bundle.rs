@@ -118,9 +118,8 @@ fn verify(
 /// A bundle names a digest and no repository.
 fn check_identity(wanted: &SigstoreSigned) -> Result<(), SignatureProblem> {
     match &wanted.identity {
-        Some(SignedIdentity::DigestOnly) => Ok(()),
         None if wanted.strict_identity => Err(SignatureProblem::IdentityNotStated),
-        None => Ok(()),
+        None | Some(SignedIdentity::DigestOnly) => Ok(()),
         Some(identity) => Err(SignatureProblem::NamesNoRepository {
             rule: identity.name(),
         }),

@@ -41,13 +41,11 @@ impl Identities {
             let mut names = subjects.iter().filter(|_| meets);
             names.find(|name| identity.subject.matches(name))
         });
-        match subject {
-            Some(subject) => Ok((subject.clone(), issuer.to_owned())),
-            None => {
-                let issuer = issuer.to_owned();
-                Err(OtherSigner::Nobody { subjects, issuer })
-            }
+        let issuer = issuer.to_owned();
+        if let Some(subject) = subject {
+            return Ok((subject.clone(), issuer));
         }
+        Err(OtherSigner::Nobody { subjects, issuer })
     }
 }
 

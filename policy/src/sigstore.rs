@@ -3,6 +3,8 @@
 //! Everything goes through [`TrustedRoot`]. What is read of a bundle here is what was verified: it
 //! is parsed once.
 
+mod error;
+
 use std::fmt;
 
 use serde_json::json;
@@ -16,24 +18,25 @@ use sigstore_verify::types::{
 use sigstore_verify::{
     PublicKeyVerificationPolicy, VerificationPolicy, VerificationResult, Verifier,
 };
-use thiserror::Error;
 
 use crate::authority::Chain;
 use crate::certificate::{Certificate, CertificateError};
 use crate::digest::Digest;
 use crate::encoding::encode_base64;
-use crate::identities::OtherSigner;
-use crate::json::{Json, JsonError};
+use crate::json::Json;
 use crate::key::PublicKey;
 use crate::printable::printable;
 use crate::rekor::LogKey;
-use crate::statement::{StatementProblem, UntrustedStatement};
+use crate::statement::UntrustedStatement;
+
+pub use self::error::{BundleProblem, TrustedRootError};
 
 /// The services that an owner trusts: certificate authorities, logs, and timestamp authorities.
 pub struct TrustedRoot {
     verifier: Verifier,
     authorities: Vec<Authority>,
-    has: Has,
+    /// The lists of services that have none.
+    empty: Vec<&'static str>,
 }
 
 /// A certificate authority and when it is trusted.
@@ -42,18 +45,10 @@ struct Authority {
     window: Option<TimeRange>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Has {
-    authorities: bool,
-    logs: bool,
-    certificate_logs: bool,
-    clocks: bool,
-}
-
 impl fmt::Debug for TrustedRoot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TrustedRoot")
-            .field("has", &self.has)
+            .field("empty", &self.empty)
             .finish_non_exhaustive()
     }
 }
@@ -122,27 +117,24 @@ impl TrustedRoot {
         Ok(Self {
             verifier,
             authorities: authorities.map_err(TrustedRootError::Certificate)?,
-            has: Has {
-                authorities: !material.certificate_authorities.is_empty(),
-                logs: !material.tlogs.is_empty(),
-                certificate_logs: !material.ctlogs.is_empty(),
-                clocks: !material.timestamp_authorities.is_empty(),
-            },
+            empty: empty_lists(material),
         })
     }
 
     /// Whether it names every service that `demands` need.
     pub(crate) fn check(&self, demands: Demands) -> Result<(), TrustedRootError> {
-        let missing = |list, switch| Err(TrustedRootError::Missing { list, switch });
-        match (self.has, demands) {
-            (has, _) if !has.authorities => missing("certificateAuthorities", None),
-            (has, wanted) if wanted.tlog && !has.logs => missing("tlogs", Some("tlog")),
-            (has, wanted) if wanted.sct && !has.certificate_logs => missing("ctlogs", Some("sct")),
-            (has, wanted) if wanted.timestamp && !has.clocks => {
-                missing("timestampAuthorities", Some("timestamp"))
+        let wanted = [
+            (AUTHORITIES, true, None),
+            (LOGS, demands.tlog, Some("tlog")),
+            (CERTIFICATE_LOGS, demands.sct, Some("sct")),
+            (CLOCKS, demands.timestamp, Some("timestamp")),
+        ];
+        for (list, wanted, switch) in wanted {
+            if wanted && self.empty.contains(&list) {
+                return Err(TrustedRootError::Missing { list, switch });
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     /// Who signed `artifact`, by a certificate of one of the authorities, with what `demands` want.
@@ -157,6 +149,9 @@ impl TrustedRoot {
         if demands.timestamp && !bundle.has_timestamp() {
             return Err(BundleProblem::NoTimestamp);
         }
+        if demands.tlog {
+            bundle.require_log_entry()?;
+        }
         let mut policy = VerificationPolicy::any_identity();
         if !demands.tlog {
             policy = policy.skip_tlog_unsafe();
@@ -167,7 +162,7 @@ impl TrustedRoot {
         let verified = self
             .verifier
             .verify(artifact.argument()?, &bundle.0, &policy);
-        let verified = verified.map_err(refused)?;
+        let verified = verified.map_err(|error| refused(&error))?;
         // Said once more by what was verified, lest another version skip more than it was told.
         let lacks = !verified.certificate_verified()
             || demands.sct && !verified.sct_verified()
@@ -196,12 +191,13 @@ impl TrustedRoot {
         artifact: BundleArtifact<'_>,
         key: &PublicKey,
     ) -> Result<Option<u64>, BundleProblem> {
+        bundle.require_log_entry()?;
         let policy = PublicKeyVerificationPolicy::new(DerPublicKey::new(key.spki().to_vec()));
         let verified = self
             .verifier
             .verify(artifact.argument()?, &bundle.0, &policy);
-        let verified = verified.map_err(refused)?;
-        if verified.tlog_verified() && !bundle.0.verification_material.tlog_entries.is_empty() {
+        let verified = verified.map_err(|error| refused(&error))?;
+        if verified.tlog_verified() {
             Ok(logged_at(&verified))
         } else {
             Err(BundleProblem::Unproved)
@@ -274,7 +270,7 @@ impl<'a> BundleArtifact<'a> {
             Self::Digest(digest) => {
                 let hash = Sha256Hash::try_from(digest.bytes());
                 hash.map(Into::into)
-                    .map_err(|source| refused(source.into()))
+                    .map_err(|source| refused(&source.into()))
             }
         }
     }
@@ -335,6 +331,13 @@ impl UntrustedBundle {
             }
             _ => Err(BundleProblem::NoEnvelope),
         }
+    }
+
+    fn require_log_entry(&self) -> Result<(), BundleProblem> {
+        if self.0.verification_material.tlog_entries.is_empty() {
+            return Err(BundleProblem::NoLogEntry);
+        }
+        Ok(())
     }
 
     fn has_timestamp(&self) -> bool {
@@ -412,129 +415,15 @@ fn verify_envelope(
     }
 }
 
-/// Why a bundle proves nothing. Anyone may have put it there.
-#[derive(Debug, Clone, PartialEq, Error)]
-#[non_exhaustive]
-pub enum BundleProblem {
-    /// More than any honest bundle has.
-    #[error("it has {found} bytes, at most {limit} are read")]
-    TooLarge {
-        /// The limit.
-        limit: usize,
-        /// The size.
-        found: usize,
-    },
-    /// More of something than any honest bundle has.
-    #[error("it has {found} {what}, at most {MAX_PARTS} are looked at")]
-    TooMany {
-        /// Of what.
-        what: &'static str,
-        /// How many.
-        found: usize,
-    },
-    /// Not the JSON that it should be.
-    #[error("it is malformed: {0}")]
-    Json(JsonError),
-    /// JSON, but no bundle.
-    #[error("it is no bundle: {why}")]
-    Malformed {
-        /// What the reader says.
-        why: String,
-    },
-    /// A signature over bytes where one over a statement is wanted.
-    #[error("it signs no statement, as bundles of images do")]
-    NoEnvelope,
-    /// A timestamp authority must have seen the signature.
-    #[error("it has no timestamp by an authority, which the policy demands")]
-    NoTimestamp,
-    /// The engine refuses it.
-    #[error("{why}")]
-    Refused {
-        /// Why.
-        why: String,
-    },
-    /// The engine accepts it without having proved all that was demanded.
-    #[error("not all that is demanded of it was proved")]
-    Unproved,
-    /// A certificate of it is none.
-    #[error("its certificate: {0}")]
-    Certificate(CertificateError),
-    /// No path to an authority was valid when it was signed.
-    #[error("no path of certificates to a trusted root was valid when it was signed: {why}")]
-    Path {
-        /// What the path builder says.
-        why: String,
-    },
-    /// The key did not make it.
-    #[error("it is not by the key")]
-    OtherKey,
-    /// What it signs is no statement.
-    #[error("{0}")]
-    Statement(#[from] StatementProblem),
-    /// It is about something else.
-    #[error("its statement is not about {found}")]
-    OtherArtifact {
-        /// The digest of what it should be about.
-        found: Digest,
-    },
-    /// It is by somebody else.
-    #[error("{0}")]
-    OtherSigner(#[from] OtherSigner),
-}
-
-impl From<JsonError> for BundleProblem {
-    fn from(error: JsonError) -> Self {
-        Self::Json(error)
-    }
-}
-
-/// Why a document is no trusted root. Whoever stored it is at fault.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum TrustedRootError {
-    /// More than any trusted root has.
-    #[error("it has {found} bytes, at most {limit} are read")]
-    TooLarge {
-        /// The limit.
-        limit: usize,
-        /// The size.
-        found: usize,
-    },
-    /// Not the JSON that it should be.
-    #[error("{0}")]
-    Json(JsonError),
-    /// Not text.
-    #[error("it is not text: {0}")]
-    NotText(std::str::Utf8Error),
-    /// Another kind of document.
-    #[error("its mediaType is {found:?}, that of a trusted root is {:?}", MEDIA_TYPES[0])]
-    MediaType {
-        /// What it says.
-        found: String,
-    },
-    /// A service is missing that the policy needs.
-    #[error("its {list} are empty{}", switch_off(*switch))]
-    Missing {
-        /// The list.
-        list: &'static str,
-        /// What to set to false in the policy, if anything helps.
-        switch: Option<&'static str>,
-    },
-    /// A certificate in it is none.
-    #[error("a certificate in it: {0}")]
-    Certificate(CertificateError),
-    /// The engine cannot use it.
-    #[error("{why}")]
-    Unusable {
-        /// Why.
-        why: String,
-    },
-}
-
-impl From<JsonError> for TrustedRootError {
-    fn from(error: JsonError) -> Self {
-        Self::Json(error)
-    }
+fn empty_lists(material: &Material) -> Vec<&'static str> {
+    let lists = [
+        (AUTHORITIES, material.certificate_authorities.is_empty()),
+        (LOGS, material.tlogs.is_empty()),
+        (CERTIFICATE_LOGS, material.ctlogs.is_empty()),
+        (CLOCKS, material.timestamp_authorities.is_empty()),
+    ];
+    let empty = lists.into_iter().filter(|(_, is_empty)| *is_empty);
+    empty.map(|(list, _)| list).collect()
 }
 
 /// The media type, and that each service says from when on it is trusted.
@@ -547,10 +436,10 @@ fn check_form(document: &[u8]) -> Result<(), TrustedRootError> {
         return Err(TrustedRootError::MediaType { found });
     }
     for (list, is_log) in [
-        ("tlogs", true),
-        ("ctlogs", true),
-        ("certificateAuthorities", false),
-        ("timestampAuthorities", false),
+        (LOGS, true),
+        (CERTIFICATE_LOGS, true),
+        (AUTHORITIES, false),
+        (CLOCKS, false),
     ] {
         let Some(list) = top.non_null(list) else {
             continue;
@@ -572,9 +461,9 @@ fn logged_at(verified: &VerificationResult) -> Option<u64> {
     u64::try_from(time.as_second()).ok()
 }
 
-fn refused(error: sigstore_verify::Error) -> BundleProblem {
+fn refused(error: &sigstore_verify::Error) -> BundleProblem {
     BundleProblem::Refused {
-        why: printable(&error),
+        why: printable(error),
     }
 }
 
@@ -584,15 +473,10 @@ fn unusable(error: impl fmt::Display) -> TrustedRootError {
     }
 }
 
-fn switch_off(switch: Option<&str>) -> String {
-    switch.map_or_else(String::new, |switch| {
-        format!(
-            ", so that nothing could ever count; a private Sigstore without them is named by \
-             \"evidence\": {{\"{switch}\": false}}"
-        )
-    })
-}
-
+const AUTHORITIES: &str = "certificateAuthorities";
+const LOGS: &str = "tlogs";
+const CERTIFICATE_LOGS: &str = "ctlogs";
+const CLOCKS: &str = "timestampAuthorities";
 const NO_AUTHORITY: &str = "no authority of the trusted root is trusted for that time";
 const MEDIA_TYPES: [&str; 2] = [
     "application/vnd.dev.sigstore.trustedroot+json;version=0.1",

@@ -116,10 +116,9 @@ fn check_member(node: &Node<'_>, member: &Requirement, count: usize) -> Result<(
 /// Whether those who meet a requirement can be told apart and counted.
 fn names_signers(requirement: &Requirement) -> bool {
     match requirement {
-        Requirement::SignedBy(_) => true,
+        Requirement::SignedBy(_) | Requirement::AttestedBy(_) => true,
         // One certificate may have several of the names that the owner's authority gives.
         Requirement::SigstoreSigned(signed) => !matches!(signed.trust, Trust::Pki(_)),
-        Requirement::AttestedBy(_) => true,
         Requirement::NotOlder(wanted) => names_signers(&wanted.signature),
         Requirement::Threshold(inner) => inner.count == 1 && inner.of.iter().all(names_signers),
         Requirement::InsecureAcceptAnything

@@ -279,8 +279,8 @@ impl Reader {
 
 impl Reader {
     pub(super) fn note(&mut self, node: &Node<'_>, text: Option<&'static str>) {
-        let note = text.map(|text| Warning::new(node.place(), text));
-        self.notes.extend(note);
+        self.notes
+            .extend(text.map(|text| Warning::new(node.place(), text)));
     }
 
     pub(super) fn warn(&mut self, node: &Node<'_>, text: Option<&'static str>) {

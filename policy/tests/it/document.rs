@@ -32,7 +32,7 @@ fn an_error_names_the_place_and_the_nearest_known_word() {
         place_and_text(r#"{"default":[{"type":"rejekt"}]}"#),
         "line 1 column 21: default[0].type: unknown value \"rejekt\", did you mean reject, known \
          are insecureAcceptAnything, reject, signedBy, sigstoreSigned, signedBaseLayer, \
-         digestAllowed, encrypted, notOlder, requireDigest, threshold"
+         attestedBy, digestAllowed, encrypted, notOlder, requireDigest, threshold"
     );
 }
 
@@ -306,11 +306,11 @@ fn a_check_looks_at_the_keys_that_are_at_hand() {
     ]);
     let now = UNIX_EPOCH + Duration::from_secs(TIME);
     let warnings = check.warnings(&resources, now);
-    let noted = |warning: &&Warning| warning.text().contains("digest only");
-    let notes = warnings.iter().filter(noted);
-    let notes: Vec<&str> = notes.map(|warning| warning.place().path()).collect();
-    assert_eq!(notes, ["default[0]", "transports.docker.\"c.io\"[0]"]);
-    let others = warnings.iter().filter(|warning| !noted(warning));
+    let is_remark = |warning: &&Warning| warning.text().contains("digest only");
+    let remarks = warnings.iter().filter(is_remark);
+    let remarks: Vec<&str> = remarks.map(|warning| warning.place().path()).collect();
+    assert_eq!(remarks, ["default[0]", "transports.docker.\"c.io\"[0]"]);
+    let others = warnings.iter().filter(|warning| !is_remark(warning));
     let found = others.map(|warning| {
         let path = warning.place().path().replace("transports.docker.", "");
         format!("{path}: {}", warning.text())

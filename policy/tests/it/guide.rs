@@ -46,6 +46,8 @@ fn every_requirement_and_identity_is_in_the_guide() {
         "signedBy",
         "sigstoreSigned",
         "signedBaseLayer",
+        "attestedBy",
+        "digestOnly",
         "digestAllowed",
         "encrypted",
         "notOlder",
