@@ -30,7 +30,6 @@ pub(crate) async fn check(world: &World, report: &mut Report) {
     annotations(world, report).await;
     names(world, report).await;
     index(world, report).await;
-    bundles(world, report).await;
 }
 
 async fn one_signature(world: &World, report: &mut Report) {
@@ -222,45 +221,10 @@ async fn index(world: &World, report: &mut Report) {
     }
 }
 
-/// What cosign 3 makes by itself: a bundle in a referrer. It is not read, so it is no signature.
-async fn bundles(world: &World, report: &mut Report) {
-    let image = Image::small("bundles");
-    let name = world.push("org/bundled:1", &image).await;
-    let (tag, digest) = (format!("{name}:1"), at(&name, &image));
-    world.write("predicate.json", "{}");
-    let owner = by(OWNER, world);
-    for (case, arguments) in [
-        ("sign", ["sign"].as_slice()),
-        (
-            "attest",
-            ["attest", "--predicate", "predicate.json"].as_slice(),
-        ),
-    ] {
-        let mut cosign = world.command("cosign");
-        cosign
-            .args(arguments)
-            .args(["--key", &format!("{OWNER}.key")]);
-        cosign.args(["--signing-config", "signing.json", &digest]);
-        let outcome = signing_config(world).and_then(|()| succeed(&mut cosign).map(drop));
-        report.add(&format!("cosign {case}, a bundle"), outcome);
-        let outcome = world
-            .refuses(&owner, &tag, &["no signature was found"])
-            .await;
-        report.add(&format!("cosign {case}, a bundle: refused"), outcome);
-    }
-}
-
-/// Services that a bundle is to be evidence of: none.
-fn signing_config(world: &World) -> Outcome {
-    let mut create = world.command("cosign");
-    create.args(["signing-config", "create", "--out", "signing.json"]);
-    succeed(&mut create).map(drop)
-}
-
 /// Key of the owner.
 pub(crate) const OWNER: &str = "owner";
 /// Key of somebody else.
-const STRANGER: &str = "stranger";
+pub(crate) const STRANGER: &str = "stranger";
 
 /// Signs with the key pair of that name.
 pub(crate) fn sign(world: &World, key: &str, image: &str, more: &[&str]) -> Outcome {

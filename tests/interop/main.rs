@@ -9,6 +9,7 @@
     reason = "a set-up that breaks ends the run where it broke; the report is the output"
 )]
 
+mod bundles;
 mod cosign;
 mod guide;
 mod keys;
@@ -45,6 +46,7 @@ async fn main() -> ExitCode {
     if arguments.cosign.is_some() {
         println!("# cosign {}", world.cosign_version());
         cosign::check(&world, &mut report).await;
+        bundles::check(&world, &mut report).await;
         keys::check(&world, &mut report).await;
     }
     report.finish()

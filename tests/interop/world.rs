@@ -11,6 +11,7 @@ use kit::guest::{Guest, program};
 use kit::image::Image;
 use kit::programs::{require, run};
 use kit::registry::Registry;
+use kit::sigstore::{Attached, Bundle, fallback_tag, referrers};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -100,6 +101,30 @@ impl World {
         self.registry.push(name, image).await;
         let (repository, _) = name.rsplit_once(':').expect("repository:tag");
         format!("{HOST}/{repository}")
+    }
+
+    /// Lists `attached` as what refers to `image`, in place of what was listed before.
+    pub(crate) async fn attach(&self, repository: &str, image: &Image, attached: &[Attached]) {
+        let tag = fallback_tag(&image.digest());
+        let name = format!("{repository}:{tag}");
+        self.registry.push(&name, &referrers(attached)).await;
+    }
+
+    /// The bundles that are listed as referring to `image`.
+    pub(crate) async fn bundles(&self, repository: &str, image: &Image) -> Vec<Bundle> {
+        let json = |bytes: bytes::Bytes| -> Value { serde_json::from_slice(&bytes).expect("JSON") };
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        let tag = fallback_tag(&image.digest());
+        let index = format!("manifests/{tag}");
+        let index = json(self.registry.get(repository, &index).await);
+        let mut found = Vec::new();
+        for entry in index["manifests"].as_array().expect("entries") {
+            let path = format!("manifests/{}", text(&entry["digest"]));
+            let manifest = json(self.registry.get(repository, &path).await);
+            let path = format!("blobs/{}", text(&manifest["layers"][0]["digest"]));
+            found.push(Bundle::parse(&self.registry.get(repository, &path).await));
+        }
+        found
     }
 
     /// Copies a tag with everything that is under it, as anyone with a registry can.
