@@ -50,10 +50,11 @@ proto-check: build
 	@$(TARGET)/debug/proto --check
 
 conformance: ## the reference implementations' vectors: make conformance VECTORS=DIR
-	$(CARGO) build --locked --quiet --workspace --examples
+	$(CARGO) build --locked --quiet --workspace --bins --examples
 	@$(TARGET)/debug/examples/conformance $(VECTORS)
 	@$(TARGET)/debug/examples/registry_conformance $(VECTORS)
 	@$(TARGET)/debug/examples/sigstore $(VECTORS)/../vectors/sigstore
+	@$(TARGET)/debug/examples/bundles $(VECTORS)/../vectors/sigstore
 	@$(TARGET)/debug/examples/vectors $(VECTORS)/../vectors/kbs.json
 
 # With a seed, so that a change is judged by what it changes and not by chance.

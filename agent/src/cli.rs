@@ -6,6 +6,7 @@ mod policy_file;
 mod pull;
 mod report;
 mod store;
+mod verify_bundle;
 
 use std::ffi::OsString;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -69,6 +70,8 @@ enum Command {
     Pull(pull::PullArgs),
     /// Decide whether an image may run and explain why; unpacks nothing
     Verify(pull::VerifyArgs),
+    /// Verify a Sigstore bundle by itself: 0 verified, 1 refused, 2 usage, 3 a file cannot be read
+    VerifyBundle(verify_bundle::VerifyBundleArgs),
     /// Look after the work directory: what is kept there, and what of it is in use
     #[command(subcommand)]
     Store(store::StoreCommand),
@@ -114,15 +117,16 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     } else {
         match CommandLine::try_parse_from(&arguments) {
-            Ok(line) => run_command(line.command),
+            Ok(line) => return run_command(line.command),
             Err(error) => usage(&error),
         }
     };
     exit.into()
 }
 
-fn run_command(command: Command) -> Exit {
-    match command {
+fn run_command(command: Command) -> ExitCode {
+    let exit = match command {
+        Command::VerifyBundle(arguments) => return verify_bundle::run(&arguments).into(),
         Command::Serve(arguments) => {
             // With stderr discarded there is nobody to read an error: answer the calls with it.
             let broken = if stderr_is_discarded() {
@@ -139,7 +143,8 @@ fn run_command(command: Command) -> Exit {
         Command::Store(command) => store::run(&command),
         Command::Kbs(command) => kbs::run(&command),
         Command::Call(arguments) => call::call(&arguments),
-    }
+    };
+    exit.into()
 }
 
 fn run_serve(arguments: &ConfigArgs, broken: OnMisconfiguration) -> Exit {

@@ -35,6 +35,7 @@ mod space;
 mod store;
 mod terminal;
 mod tree;
+mod verify_bundle;
 
 use std::path::Path;
 use std::process::Command;
