@@ -128,7 +128,7 @@ async fn evidence_is_demanded_unless_it_is_switched_off_by_name() {
                 "no log",
                 &all,
                 |one| one.without_log(),
-                &["must have an inclusion proof"],
+                &["no entry of a transparency log"],
             ),
             case("no log, none wanted", &no_log, |one| one.without_log(), &[]),
             case(
