@@ -5,6 +5,7 @@ mod discovery;
 mod elsewhere;
 mod evidence;
 mod flood;
+mod logged;
 
 use std::process::Command;
 
