@@ -205,7 +205,7 @@ fn registries_conf(vector: &Value) -> Result<Value, Box<dyn Error>> {
 
 fn is_drop_in(name: &str) -> bool {
     let inside = name.strip_prefix("registries.conf.d/");
-    inside.is_some_and(|name| name.ends_with(".conf") && !name.contains('/'))
+    inside.is_some_and(|name| name.strip_suffix(".conf").is_some() && !name.contains('/'))
 }
 
 fn alias(registries: &Registries, vector: &Value) -> Result<Value, Box<dyn Error>> {

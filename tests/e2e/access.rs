@@ -29,7 +29,7 @@ fn guest_trusting(authorities: &[&str]) -> Guest {
 }
 
 /// Gives the guest an `auth.json` with these members of `auths`.
-fn log_in(guest: &mut Guest, auths: serde_json::Value) {
+fn log_in(guest: &mut Guest, auths: &serde_json::Value) {
     let file = guest.path().join("auth.json");
     std::fs::write(&file, json!({ "auths": auths }).to_string()).unwrap();
     let location = format!("file://{}", file.display());
@@ -67,7 +67,7 @@ async fn a_password_is_for_its_namespace_and_its_host_alone() {
     let host = registry.host();
     log_in(
         &mut guest,
-        json!({
+        &json!({
             host: {"auth": auth("user", "wr0ng")},
             format!("{host}/team"): {"auth": auth("user", "s3cret")},
             format!("{host}/team/app"): {"auth": "%%%"},
@@ -132,7 +132,7 @@ async fn tokens_are_fetched_with_a_password_or_with_an_identity_token() {
         ),
     ] {
         let mut guest = guest_trusting(&[registry.authority(), tokens.authority()]);
-        log_in(&mut guest, json!({registry.host(): entry}));
+        log_in(&mut guest, &json!({registry.host(): entry}));
         let daemon = guest.start().await;
         let digest = daemon.delivers(&reference, &guest.bundle("c1")).await;
         assert_eq!(digest, image.digest(), "{case}");
@@ -161,7 +161,7 @@ async fn a_token_that_has_run_out_in_the_middle_is_fetched_anew() {
     let reference = registry.push("app:1", &image);
     let mut guest = guest_trusting(&[registry.authority(), tokens.authority()]);
     let host = registry.host();
-    log_in(&mut guest, json!({host: {"auth": auth("user", "s3cret")}}));
+    log_in(&mut guest, &json!({host: {"auth": auth("user", "s3cret")}}));
     let challenge = format!(
         "Bearer realm=\"{}\",service=\"registry.test\"",
         tokens.realm()
