@@ -146,6 +146,10 @@ pub struct Proxy {
 }
 
 /// What is ours alone: the table `[image_agent]`.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a key of its own in the configuration"
+)]
 #[derive(Debug, Clone)]
 pub struct Own {
     /// Who attests to the Key Broker Service; found out when it is not said.

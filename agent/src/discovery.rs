@@ -92,7 +92,8 @@ async fn attestations(source: &Source, limits: &EvidenceLimits, subject: &Digest
     let content_type = served.untrusted_content_type.as_deref();
     match parse_attachments(content_type, &served.untrusted_bytes) {
         Ok(layers) => {
-            opening::read(source, limits, vec![Artefact::new(tag, layers)], &mut found).await
+            let artefacts = vec![Artefact::new(tag, layers)];
+            opening::read(source, limits, artefacts, &mut found).await;
         }
         Err(error) => {
             let why = format!("{tag}: {}", chain(&error));

@@ -41,8 +41,9 @@ pub(crate) async fn discovered(
     subjects: &[Digest],
 ) -> BTreeMap<Digest, Discovered> {
     let discovered = subjects.iter().map(|subject| async move {
-        let found = discover(source, attachments, resources, places, subject).await;
-        (*subject, found)
+        // Boxed, since most pulls discover nothing and would carry its room about.
+        let found = Box::pin(discover(source, attachments, resources, places, subject));
+        (*subject, found.await)
     });
     join_all(discovered).await.into_iter().collect()
 }

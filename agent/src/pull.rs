@@ -282,15 +282,7 @@ impl Agent {
         needs: &Needs,
     ) -> BTreeMap<Digest, Discovered> {
         let (resources, places) = (&self.resources, &self.config.image_agent.evidence);
-        // Boxed, since most pulls discover nothing and would carry its room about.
-        Box::pin(evidence::discovered(
-            resources,
-            source,
-            attachments,
-            places,
-            &needs.discover,
-        ))
-        .await
+        evidence::discovered(resources, source, attachments, places, &needs.discover).await
     }
 
     fn denied(&self, denied: Denied) -> Error {

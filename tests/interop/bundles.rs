@@ -1,4 +1,9 @@
 //! What cosign makes by itself today: bundles in referrers, and what becomes of changed ones.
+#![expect(
+    clippy::items_after_statements,
+    clippy::too_many_lines,
+    reason = "tables of cases"
+)]
 
 use kit::image::Image;
 use kit::sigstore::{Attached, Bundle, Identity, Moment, Sigstore, Statement, Version};

@@ -318,10 +318,10 @@ mod minted {
             ("no timestamp", signer.clone().without_timestamp()),
             ("the second log", signer.clone().log(Version::Two)),
         ] {
-            let signed = judge(&services, &signer.sign(&statement), b"content");
-            assert_eq!(signed, Ok(()), "{case}");
-            let signed = judge(&services, &signer.sign_blob(b"content"), b"content");
-            assert_eq!(signed, Ok(()), "{case}, a blob");
+            let verdict = judge(&services, &signer.sign(&statement), b"content");
+            assert_eq!(verdict, Ok(()), "{case}");
+            let verdict = judge(&services, &signer.sign_blob(b"content"), b"content");
+            assert_eq!(verdict, Ok(()), "{case}, a blob");
         }
     }
 

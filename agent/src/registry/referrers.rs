@@ -94,14 +94,12 @@ impl Source {
             .manifest(&fallback_tag(subject), MAX_MANIFEST_BYTES)
             .await;
         let mut listing = Listing::default();
-        match served {
-            Ok(served) => match parse(&served.untrusted_bytes) {
-                Some(referrers) => listing.referrers = referrers,
-                None => {
-                    let wanted = self.wanted_referrers(subject);
-                    listing.incomplete = Some(Incomplete::NoList { wanted });
-                }
-            },
+        match served.map(|served| parse(&served.untrusted_bytes)) {
+            Ok(Some(referrers)) => listing.referrers = referrers,
+            Ok(None) => {
+                let wanted = self.wanted_referrers(subject);
+                listing.incomplete = Some(Incomplete::NoList { wanted });
+            }
             Err(RegistryError::NotFound { .. }) => {}
             Err(error) => listing.incomplete = Some(error.into()),
         }

@@ -1,4 +1,13 @@
 //! Certificates in the place of keys: which evidence they must come with, and whom they must name.
+#![expect(
+    clippy::items_after_statements,
+    clippy::needless_pass_by_value,
+    clippy::redundant_closure_for_method_calls,
+    clippy::semicolon_if_nothing_returned,
+    clippy::too_many_lines,
+    clippy::type_complexity,
+    reason = "tables of cases, each row as short as it can be"
+)]
 
 use kit::client::Code;
 use kit::image::Image;
