@@ -4,7 +4,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use policy::{Approved, Digest, Document, Evidence, ImageRef, Layer, OCI_MANIFEST, Policy};
-use rootfs::{Budget, Cancel, Committed, Dir, Error, Limits, Staging, unpack};
+use rootfs::{
+    Budget, Cancel, Committed, Dir, Error, Limits, Staging, Unpacked, unpack, unpack_onto,
+};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -22,21 +24,31 @@ pub fn attempt(
     look: impl FnOnce(&Path),
 ) -> Result<(), Error> {
     let scratch = Scratch::new();
-    let before = scratch.listing();
     let layer = approve(media_type, blob, content);
+    scratch.leaves_the_rest_alone(content, look, |staging| {
+        unpack(&layer, blob, staging, &Budget::new(limits()), &Cancel::new())
+    })
+}
+
+/// Unpacks the archive `content` on top of the tree of the archive `below`, if that makes one.
+///
+/// Asserts what [`attempt`] does, of the tree below as well.
+pub fn attempt_onto(below: &[u8], content: &[u8]) -> Result<(), Error> {
+    let scratch = Scratch::new();
+    let (budget, cancel) = (Budget::new(limits()), Cancel::new());
     let staging = Staging::create(&scratch.work).unwrap();
-    let result = unpack(&layer, blob, &staging, &Budget::new(limits()), &Cancel::new());
-    let result = result.and_then(|proof| {
-        assert_eq!(proof.content_bytes(), u64::try_from(content.len()).unwrap());
-        // What the archive says of its root is set last, and may be what the kernel refuses.
-        let committed = staging.commit(proof, &scratch.work, "layer")?;
-        assert_eq!(committed, Committed::New);
-        look(&scratch.path("work/layer"));
-        scratch.work.remove_all("layer").unwrap();
-        Ok(())
-    });
-    assert_eq!(scratch.listing(), before, "more than the staging directory");
-    result
+    let lower = approve(PLAIN, below, below);
+    let proof = unpack(&lower, below, &staging, &budget, &cancel)?;
+    staging.commit(proof, &scratch.work, "below")?;
+    let lower = scratch.work.open_dir("below").unwrap();
+    let layer = approve(PLAIN, content, content);
+    scratch.leaves_the_rest_alone(content, |_| {}, |staging| {
+        let result = unpack_onto(&layer, content, &lower, staging, &budget, &cancel);
+        if let Err(error) = &result {
+            assert!(!error.needs_lower_layers(), "{error:?}");
+        }
+        result
+    })
 }
 
 /// Small enough for many attempts in a second, in little memory.
@@ -97,6 +109,29 @@ impl Scratch {
         std::fs::create_dir(root.path().join("work")).unwrap();
         let work = Dir::open_ambient(&root.path().join("work")).unwrap();
         Self { root, work }
+    }
+
+    /// Lets `work` unpack `content`, and takes away what that made.
+    fn leaves_the_rest_alone(
+        &self,
+        content: &[u8],
+        look: impl FnOnce(&Path),
+        work: impl FnOnce(&Staging) -> Result<Unpacked, Error>,
+    ) -> Result<(), Error> {
+        let before = self.listing();
+        let staging = Staging::create(&self.work).unwrap();
+        let result = work(&staging);
+        let result = result.and_then(|proof| {
+            assert_eq!(proof.content_bytes(), u64::try_from(content.len()).unwrap());
+            // What the archive says of its root is set last, and may be what the kernel refuses.
+            let committed = staging.commit(proof, &self.work, "layer")?;
+            assert_eq!(committed, Committed::New);
+            look(&self.path("work/layer"));
+            self.work.remove_all("layer").unwrap();
+            Ok(())
+        });
+        assert_eq!(self.listing(), before, "more than the staging directory");
+        result
     }
 
     fn path(&self, name: &str) -> PathBuf {
