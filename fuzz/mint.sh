@@ -9,7 +9,7 @@ private=$(mktemp -d)
 trap 'rm -rf "$private"' EXIT
 mkdir -p keys seeds/{approval,cosign_payload,simple_payload,log_entry,public_key,signature_blob} \
   seeds/{certificate_chain,certificate_authority,openpgp_message,openpgp_keyring} \
-  seeds/{manifest,image_config,layer_tar,layer_gzip,layer_zstd} \
+  seeds/{manifest,image_config,layer_tar,layer_gzip,layer_zstd,sigstore_bundle,trusted_root} \
   seeds/{snp_certificates,event_log,init_data,agent_messages}
 
 digest() { sha256sum | cut -d' ' -f1; }
@@ -114,6 +114,12 @@ printf 'version = "0.1.0"\nalgorithm = "sha384"\n[data]\n"aa.toml" = "x"\n' > se
 printf '\0\x0a\0\x12\5\x0a\3tdx' > seeds/agent_messages/tee
 printf '\1\x12\x0b\x0a\x09{"a":"b"}' > seeds/agent_messages/evidence
 printf '\x82\0\0\0\x0a\0\0\0\1\2\0\x0a\x08\x08\x0d\x12\4oops' > seeds/agent_messages/refusal
+# Bundles about the manifest, by a private Sigstore.
+cargo build --locked --quiet --manifest-path ../Cargo.toml --workspace --example seeds
+minted=$private/sigstore && mkdir "$minted"
+"${CARGO_TARGET_DIR:-../target}/debug/examples/seeds" seeds/manifest/honest "$minted"
+mv "$minted/root" seeds/trusted_root/honest && mv "$minted/key" keys/managed.pem
+mv "$minted/"* seeds/sigstore_bundle/
 
 # Layers with a little of everything.
 tree=$private/tree && mkdir -p "$tree/a/b" && printf 'hello' > "$tree/a/file"

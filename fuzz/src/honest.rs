@@ -40,6 +40,19 @@ pub const KEYRING: &[u8] = include_bytes!("../seeds/openpgp_keyring/honest");
 pub const MESSAGE: &[u8] = include_bytes!("../seeds/openpgp_message/honest");
 /// The payload of [`MESSAGE`].
 pub const SIMPLE_PAYLOAD: &[u8] = include_bytes!("../seeds/simple_payload/honest");
+/// What private services of Sigstore are trusted for, by a `trusted_root.json`.
+pub const SIGSTORE: &[u8] = include_bytes!("../seeds/trusted_root/honest");
+/// Bundles by [`EMAIL`] about the manifest of [`HONEST`]: a statement and the bytes themselves, and a
+/// statement in a log that has no time.
+pub const BUNDLES: [&[u8]; 3] = [
+    include_bytes!("../seeds/sigstore_bundle/statement"),
+    include_bytes!("../seeds/sigstore_bundle/blob"),
+    include_bytes!("../seeds/sigstore_bundle/second"),
+];
+/// A bundle about the same by the holder of [`MANAGED_KEY`].
+pub const KEYED_BUNDLE: &[u8] = include_bytes!("../seeds/sigstore_bundle/keyed");
+/// The public key of a signer without a certificate.
+pub const MANAGED_KEY: &[u8] = include_bytes!("../keys/managed.pem");
 /// A [`Signed`] as `approval` reads it.
 pub const SIGNED: &[u8] = include_bytes!("../seeds/approval/honest");
 
