@@ -211,7 +211,7 @@ impl Agent {
                 Err(_) => pending().await,
             }
         };
-        let found = self.find(image, documents, listener, tell_name, policy);
+        let found = Box::pin(self.find(image, documents, listener, tell_name, policy));
         // In this order: without a policy nothing else is begun.
         let (keys, found) = try_join(keys, found).await?;
         let Found {

@@ -238,10 +238,23 @@ fn what_was_changed_after_it_was_signed_is_refused() {
     ] {
         desk.refuses(case, &set(&pointer, value), &SIGNER, &[]);
     }
+}
+
+#[test]
+fn evidence_of_another_signature_or_none_is_refused() {
+    let services = Sigstore::mint();
+    let desk = Desk::new(&services);
+    let signer = signer(&services);
+    let entry = "/verificationMaterial/tlogEntries/0";
+    let proof = format!("{entry}/inclusionProof");
+    let blob = signer.sign_blob(CONTENT);
     // The entry of another signature by the same signer, over the same bytes.
     let other = signer.sign_blob(CONTENT);
     let other = other.json().pointer(entry).expect("an entry").clone();
-    desk.refuses("entry of another", &set(entry, other), &SIGNER, &[]);
+    let changed = blob.clone().edit(|bundle| {
+        *bundle.pointer_mut(entry).expect("the member is there") = other;
+    });
+    desk.refuses("entry of another", &changed.bytes(), &SIGNER, &[]);
     let unproved = blob.clone().without(&proof);
     desk.refuses("no proof", &unproved.bytes(), &SIGNER, &["inclusion proof"]);
     let checkpoint = blob.clone().without(&format!("{proof}/checkpoint"));

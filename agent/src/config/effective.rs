@@ -6,7 +6,7 @@ use policy::Digest;
 use toml::Value;
 
 use super::{
-    AttesterName, CREDENTIALS_FOLDER, Config, Image, Kbc, Own, PolicySource, Proxy,
+    AttesterName, CREDENTIALS_FOLDER, Config, EvidencePlaces, Image, Kbc, Own, PolicySource, Proxy,
     RegistrySettings, Source, masked, value,
 };
 use crate::registries::Registries;
@@ -198,16 +198,20 @@ fn own(page: &mut Page, own: &Own) {
     page.entry("sync", own.store.sync);
     page.entry("volatile", own.store.volatile);
     page.entry("copy_without_overlay", own.store.copy_without_overlay);
+    evidence(page, &own.evidence);
+}
+
+fn evidence(page: &mut Page, places: &EvidencePlaces) {
     page.table("[image_agent.evidence]");
-    let limits = &own.evidence.limits;
+    let limits = &places.limits;
     page.entry("candidates", limits.candidates);
     page.entry("candidate_bytes", limits.candidate_bytes);
     page.entry("total_bytes", limits.total_bytes);
     page.entry("deadline", limits.deadline.as_secs());
-    if let Some(layout) = &own.evidence.layout {
+    if let Some(layout) = &places.layout {
         page.text("layout", &layout.display().to_string());
     }
-    if let Some(folder) = &own.evidence.delivered {
+    if let Some(folder) = &places.delivered {
         page.text("delivered", folder);
     }
 }
