@@ -4,6 +4,7 @@
 //! Nothing is replaced: the world is made so that the names in the guide are true.
 
 use kit::image::{Format, Image, host_architecture};
+use kit::sigstore::{Identity, Sigstore};
 use serde_json::{Value, json};
 
 use crate::world::{World, succeed};
@@ -20,6 +21,7 @@ pub(crate) async fn check(world: &World, with_cosign: bool, report: &mut Report)
     let image = Image::index(Format::Oci, [(platform.as_str(), Image::small("app"))]);
     world.push("org/app:1.4.0", &image).await;
     world.write("policy.json", first_policy());
+    release(world);
     report.add(
         "every command of the guide is in a block that is run",
         all_are_run(),
@@ -73,6 +75,18 @@ fn blocks() -> Vec<Block> {
         }
     }
     blocks
+}
+
+/// A file that the guide's workflow has released, with its bundle.
+fn release(world: &World) {
+    const RELEASED: &str = "app";
+    let services = Sigstore::mint();
+    let workflow = Identity::github("org/app", "release.yml", "refs/tags/v1.4.0");
+    let signer = services.ceremony(workflow);
+    let bundle = signer.sign_blob(RELEASED.as_bytes());
+    world.write("app.tar.gz", RELEASED);
+    world.write("app.sigstore.json", &bundle.json().to_string());
+    world.write("trusted_root.json", &services.trusted_root().to_string());
 }
 
 /// The policy at the top of the guide, which its first commands are about.
