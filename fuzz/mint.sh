@@ -10,7 +10,7 @@ trap 'rm -rf "$private"' EXIT
 mkdir -p keys seeds/{approval,cosign_payload,simple_payload,log_entry,public_key,signature_blob} \
   seeds/{certificate_chain,certificate_authority,openpgp_message,openpgp_keyring} \
   seeds/{manifest,image_config,layer_tar,layer_gzip,layer_zstd,sigstore_bundle,trusted_root} \
-  seeds/{snp_certificates,event_log,init_data,agent_messages}
+  seeds/{snp_certificates,event_log,init_data,agent_messages,statement,signature_annotations}
 
 digest() { sha256sum | cut -d' ' -f1; }
 base64_line() { base64 --wrap=0; }
@@ -120,6 +120,20 @@ minted=$private/sigstore && mkdir "$minted"
 "${CARGO_TARGET_DIR:-../target}/debug/examples/seeds" seeds/manifest/honest "$minted"
 mv "$minted/root" seeds/trusted_root/honest && mv "$minted/key" keys/managed.pem
 mv "$minted/"* seeds/sigstore_bundle/
+jq --join-output .dsseEnvelope.payload seeds/sigstore_bundle/statement | base64 --decode > seeds/statement/honest
+# The bundle of the bytes themselves, as cosign writes it beside a signature.
+blob() { jq --join-output "$@" seeds/sigstore_bundle/blob; }
+{
+  cat seeds/manifest/honest && printf '\0' && blob .messageSignature.signature && printf '\0'
+  blob .verificationMaterial.certificate.rawBytes | base64 --decode | openssl x509 -inform DER
+  printf '\0\0'
+  blob --arg log "$(blob .verificationMaterial.tlogEntries[0].logId.keyId | base64 --decode | xxd -p -c 32)" \
+    '.verificationMaterial.tlogEntries[0] | {SignedEntryTimestamp: .inclusionPromise.signedEntryTimestamp,
+      Payload: {body: .canonicalizedBody, integratedTime: .integratedTime | tonumber,
+      logIndex: .logIndex | tonumber, logID: $log}} | tojson'
+  printf '\0'
+  blob '{SignedRFC3161Timestamp: .verificationMaterial.timestampVerificationData.rfc3161Timestamps[0].signedTimestamp} | tojson'
+} > seeds/signature_annotations/honest
 
 # Layers with a little of everything.
 tree=$private/tree && mkdir -p "$tree/a/b" && printf 'hello' > "$tree/a/file"

@@ -51,6 +51,11 @@ pub const BUNDLES: [&[u8]; 3] = [
 ];
 /// A bundle about the same by the holder of [`MANAGED_KEY`].
 pub const KEYED_BUNDLE: &[u8] = include_bytes!("../seeds/sigstore_bundle/keyed");
+/// The blob among [`BUNDLES`] as a signature with its evidence beside it: payload, signature in
+/// base64, certificate, chain, log entry and timestamp, separated by bytes of zero.
+pub const ANNOTATIONS: &[u8] = include_bytes!("../seeds/signature_annotations/honest");
+/// What the first of [`BUNDLES`] signs.
+pub const STATEMENT: &[u8] = include_bytes!("../seeds/statement/honest");
 /// The public key of a signer without a certificate.
 pub const MANAGED_KEY: &[u8] = include_bytes!("../keys/managed.pem");
 /// A [`Signed`] as `approval` reads it.

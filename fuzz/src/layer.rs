@@ -26,7 +26,13 @@ pub fn attempt(
     let scratch = Scratch::new();
     let layer = approve(media_type, blob, content);
     scratch.leaves_the_rest_alone(content, look, |staging| {
-        unpack(&layer, blob, staging, &Budget::new(limits()), &Cancel::new())
+        unpack(
+            &layer,
+            blob,
+            staging,
+            &Budget::new(limits()),
+            &Cancel::new(),
+        )
     })
 }
 
@@ -42,13 +48,17 @@ pub fn attempt_onto(below: &[u8], content: &[u8]) -> Result<(), Error> {
     staging.commit(proof, &scratch.work, "below")?;
     let lower = scratch.work.open_dir("below").unwrap();
     let layer = approve(PLAIN, content, content);
-    scratch.leaves_the_rest_alone(content, |_| {}, |staging| {
-        let result = unpack_onto(&layer, content, &lower, staging, &budget, &cancel);
-        if let Err(error) = &result {
-            assert!(!error.needs_lower_layers(), "{error:?}");
-        }
-        result
-    })
+    scratch.leaves_the_rest_alone(
+        content,
+        |_| {},
+        |staging| {
+            let result = unpack_onto(&layer, content, &lower, staging, &budget, &cancel);
+            if let Err(error) = &result {
+                assert!(!error.needs_lower_layers(), "{error:?}");
+            }
+            result
+        },
+    )
 }
 
 /// Small enough for many attempts in a second, in little memory.
