@@ -30,7 +30,7 @@ const SERIES: [Series; 4] = [
         file: "linearity-files.svg",
         title: "One layer of small files",
         x: "thousand entries",
-        y: "wall seconds",
+        y: "fastest wall seconds",
         images: FILES,
         size: |image| number(image.entries) / 1e3,
         cost: wall,
@@ -39,7 +39,7 @@ const SERIES: [Series; 4] = [
         file: "linearity-layers.svg",
         title: "Layers of 4 MB",
         x: "layers",
-        y: "wall seconds",
+        y: "fastest wall seconds",
         images: LAYERS,
         size: |image| number(image.layers),
         cost: wall,
@@ -48,7 +48,7 @@ const SERIES: [Series; 4] = [
         file: "linearity-bytes.svg",
         title: "One layer of large files",
         x: "MB of content",
-        y: "wall seconds",
+        y: "fastest wall seconds",
         images: BYTES,
         size: |image| number(image.content) / 1e6,
         cost: wall,
@@ -101,8 +101,9 @@ impl Series {
     }
 }
 
+/// The fastest round: other work on the machine makes a point higher and never lower.
 fn wall(report: &ImageReport) -> Option<f64> {
-    report.tool(Tool::ImageAgent)?.wall()
+    report.tool(Tool::ImageAgent)?.fastest()
 }
 
 /// Exact for all that is counted here.

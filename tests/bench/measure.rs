@@ -197,7 +197,8 @@ pub(crate) fn cpu_of_process(process: u32) -> Result<Duration, Fault> {
     Ok(Duration::from_nanos(total))
 }
 
-/// CPU time that all processors together have spent busy since boot.
+/// CPU time that all processors together have spent busy since boot, or that the host spent on
+/// others while they wanted to run.
 fn cpu_of_machine() -> Result<Duration, Fault> {
     // The unit of /proc/stat, `USER_HZ`, is part of the kernel's interface.
     const TICK: Duration = Duration::from_millis(10);
@@ -208,8 +209,10 @@ fn cpu_of_machine() -> Result<Duration, Fault> {
         .skip(1)
         .map(|ticks| ticks.parse().unwrap_or(0))
         .collect();
-    // user nice system idle iowait irq softirq: all but the two idle ones, nothing after.
-    let busy = [0, 1, 2, 5, 6].iter().filter_map(|index| ticks.get(*index));
+    // user nice system idle iowait irq softirq steal: all but the two idle ones, nothing after.
+    let busy = [0, 1, 2, 5, 6, 7]
+        .iter()
+        .filter_map(|index| ticks.get(*index));
     Ok(busy.map(|ticks| TICK * *ticks).sum())
 }
 

@@ -50,6 +50,12 @@ impl ToolReport {
         self.median(|sample| sample.usage.wall)
     }
 
+    /// That of the round which was disturbed least.
+    pub(crate) fn fastest(&self) -> Option<f64> {
+        let walls = self.samples.iter().map(|sample| sample.usage.wall);
+        walls.min_by(f64::total_cmp)
+    }
+
     pub(crate) fn peak_rss_mib(&self) -> Option<f64> {
         let peak = self
             .samples
@@ -81,9 +87,12 @@ impl ImageReport {
         })
     }
 
-    /// How many times our wall time the other tool's is.
+    /// How many times our wall time the other tool's of the same round is.
     fn ratio(&self, other: Tool) -> Option<f64> {
-        Some(self.tool(other)?.wall()? / self.tool(Tool::ImageAgent)?.wall()?)
+        let other = self.tool(other)?.samples.iter();
+        let ours = self.tool(Tool::ImageAgent)?.samples.iter();
+        let of_round = |(other, ours): (&Sample, &Sample)| other.usage.wall / ours.usage.wall;
+        median(other.zip(ours).map(of_round).collect())
     }
 
     /// Our wall time for each second of the floor.
