@@ -138,8 +138,8 @@ pub struct Timeouts {
     pub connect: Duration,
     /// For one exchange from first attempt to last byte, retries included. Default 60 s.
     pub total: Duration,
-    /// How long a connection that fails is tried anew, within `total`. Default 5 s; zero for a
-    /// single attempt.
+    /// How long a connection that fails, or a gateway that answers 429, 502, 503 or 504, is tried
+    /// anew, within `total`. Default 5 s; zero for a single attempt.
     pub retry: Duration,
     /// For the attester to produce evidence. Default 60 s, as a quote may take 30.
     pub evidence: Duration,

@@ -48,8 +48,8 @@ impl Transport {
         self.authenticated
     }
 
-    /// Sends, and reads the whole answer. A connection that fails is tried anew for a while, which
-    /// is harmless for every request of the protocol.
+    /// Sends, and reads the whole answer. A connection that fails and a gateway that asks for
+    /// patience are tried anew for a while, which is harmless for every request of the protocol.
     pub(crate) async fn exchange(&self, request: &Request) -> Result<Answer, Error> {
         let url = format!("{}{}", self.base, request.path());
         let total = self.timeouts.total;
@@ -67,14 +67,16 @@ impl Transport {
         let started = Instant::now();
         let mut pause = FIRST_PAUSE;
         loop {
-            let error = match self.attempt(request, url).await {
-                Err(error @ Error::Unreachable { .. }) => error,
-                outcome => return outcome,
+            let outcome = self.attempt(request, url).await;
+            let why = match &outcome {
+                Ok(answer) if BUSY.contains(&answer.status) => format!("status {}", answer.status),
+                Err(error @ Error::Unreachable { .. }) => error.to_string(),
+                _ => return outcome,
             };
             if started.elapsed().saturating_add(pause) >= self.timeouts.retry {
-                return Err(error);
+                return outcome;
             }
-            tracing::debug!(url, %error, "connection to the KBS failed, trying again");
+            tracing::debug!(url, why, "the KBS cannot be reached, trying again");
             tokio::time::sleep(jittered(pause)).await;
             pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
         }
@@ -223,6 +225,10 @@ impl Transport {
         hint.to_owned()
     }
 }
+
+/// What stands before a KBS that is overloaded or starting answers one of these; a KBS itself says
+/// what is wrong with its kinds, under other ones.
+const BUSY: [u16; 4] = [429, 502, 503, 504];
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);

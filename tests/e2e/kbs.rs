@@ -70,6 +70,15 @@ fn kbs_and_client() -> (DevKbs, KbsClient) {
     (kbs, client)
 }
 
+/// The same, and what fails is not tried again.
+fn kbs_and_hasty_client() -> (DevKbs, KbsClient) {
+    let (kbs, _) = kbs_and_client();
+    let mut config = config(&kbs);
+    config.timeouts.retry = Duration::ZERO;
+    let client = KbsClient::new(config, Arc::new(SampleAttester)).unwrap();
+    (kbs, client)
+}
+
 #[tokio::test]
 async fn fetches_over_http_and_over_https_with_its_certificate() {
     for kbs in [DevKbs::http(), DevKbs::https()] {

@@ -9,7 +9,7 @@ use kbs_client::{Attester, AttesterError, Error, JweError, KbsClient, ReportData
 use kit::kbs::{DevKbs, Fault, Step};
 use serde_json::{Value, json};
 
-use crate::{KEY, config, fetch, kbs_and_client, requests};
+use crate::{KEY, config, fetch, kbs_and_client, kbs_and_hasty_client, requests};
 
 /// Says what it is told to say.
 #[derive(Debug)]
@@ -144,7 +144,7 @@ async fn kind_decides_and_without_a_kind_the_status() {
         (307, "", "Refused"),
     ];
     for (status, kind, expected) in rows {
-        let (kbs, client) = kbs_and_client();
+        let (kbs, client) = kbs_and_hasty_client();
         let fault = match kind {
             "" => Fault::status(status),
             kind => Fault::error(status, kind, "detail"),
@@ -197,7 +197,7 @@ async fn answer_that_is_no_token_is_told_from_a_refusal() {
         ("nothing there", Fault::status(404), "Refused"),
     ];
     for (row, fault, expected) in rows {
-        let (kbs, client) = kbs_and_client();
+        let (kbs, client) = kbs_and_hasty_client();
         kbs.fault(Step::Attest, fault, 1);
         let error = fetch(&client, KEY).await.unwrap_err();
         assert_eq!(variant(&error), expected, "{row}: {error}");

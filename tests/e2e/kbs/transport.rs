@@ -261,6 +261,38 @@ async fn connection_cut_always_ends_as_broken() {
 }
 
 #[tokio::test]
+async fn gateway_that_asks_for_patience_is_asked_again() {
+    for (step, status) in [
+        (Step::Auth, 502),
+        (Step::Attest, 503),
+        (Step::Get, 504),
+        (Step::Get, 429),
+    ] {
+        let (kbs, client) = kbs_and_client();
+        kbs.fault(step, Fault::status(status), 2);
+        assert_eq!(fetch(&client, KEY).await.unwrap(), b"the key", "{step:?}");
+        let made = kbs.requests();
+        assert_eq!(made.auth + made.attest + made.get, 5, "{step:?}: {made:?}");
+    }
+}
+
+#[tokio::test]
+async fn gateway_that_stays_busy_is_told_by_its_answer() {
+    let kbs = DevKbs::http();
+    kbs.fault(Step::Get, Fault::status(503), usize::MAX);
+    let mut config = config(&kbs);
+    config.timeouts.retry = Duration::from_millis(400);
+    let client = KbsClient::new(config, Arc::new(SampleAttester)).unwrap();
+    let error = fetch(&client, KEY).await.unwrap_err();
+    let Error::Refused { refusal, .. } = &error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(refusal.status, 503);
+    assert!(error.is_transient());
+    assert!(kbs.requests().get > 1, "{:?}", kbs.requests());
+}
+
+#[tokio::test]
 async fn answer_beyond_the_cap_is_not_read() {
     for step in [Step::Auth, Step::Attest, Step::Get] {
         for fault in [Fault::EndlessBody, Fault::LongBody] {
