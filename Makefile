@@ -66,7 +66,7 @@ fuzz: setup ## every fuzz target for a minute: make fuzz FUZZ_SECONDS=600
 
 bench: ## measure against skopeo+umoci, podman and the floor (minutes; see docs/performance.md)
 	@tests/setup.sh podman
-	$(CARGO) build --locked --release --workspace --bins --example decide_bench
+	$(CARGO) build --locked --release --workspace --bin image-agent --bin bench --example decide_bench
 	$(TARGET)/release/examples/decide_bench
 	$(TARGET)/release/bench $(BENCH)
 

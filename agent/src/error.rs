@@ -171,6 +171,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// What went wrong with a registry, if that is it.
+    pub(crate) fn of_registry(&self) -> Option<&RegistryError> {
+        match self {
+            Self::Resolve(error) | Self::FetchConfig(error) => Some(error),
+            Self::Fetch { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+
     /// Whether there was no space left.
     pub(crate) fn is_disk_full(&self) -> bool {
         match self {

@@ -339,6 +339,9 @@ impl Flight {
         let (flight, layer) = (Arc::new(self), Arc::new(layer));
         let mut failures = Vec::new();
         for source in flight.places.iter() {
+            if !source.is_worth_asking(failures.last().map(Error::of_registry)) {
+                continue;
+            }
             match flight.bring_from(source, &layer).await {
                 Err(error) if is_of_the_place(&error) => {
                     let cause = error::chain(&error);

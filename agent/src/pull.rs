@@ -372,9 +372,7 @@ impl Agent {
     ) -> Result<(Places, Unverified<Manifest>), Error> {
         let mut failures: Vec<Error> = Vec::new();
         for source in places.iter() {
-            let may_speak_tls =
-                |error: &Error| matches!(error, Error::Resolve(error) if error.may_speak_tls());
-            if source.is_fallback() && !failures.last().is_some_and(may_speak_tls) {
+            if !source.is_worth_asking(failures.last().map(Error::of_registry)) {
                 continue;
             }
             match self.resolve(source, reference, documents).await {
@@ -466,6 +464,9 @@ impl Agent {
             .await;
         for source in places.iter().skip(1) {
             let Err(error) = &raw else { break };
+            if !source.is_worth_asking(Some(Some(error))) {
+                continue;
+            }
             info!(error = %chain(error), "asking the next place");
             raw = source.small_blob(descriptor, MAX_CONFIG_BYTES).await;
         }

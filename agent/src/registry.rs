@@ -26,7 +26,7 @@ use tokio::sync::OnceCell;
 use self::download::{Download, Ended};
 use self::extension::MAX_LIST_BYTES;
 use self::guard::Named;
-use self::http::{Answer, Http, Request};
+use self::http::{Answer, Http, Request, same_origin};
 use crate::auth::Login;
 use crate::certs::Certificates;
 use crate::registries::Endpoint;
@@ -96,12 +96,11 @@ impl Registry {
         account: Account,
     ) -> Result<Source, RegistryError> {
         let base = base(&endpoint.host, reach)?;
-        self.named.add([endpoint.host.as_str()]);
         Ok(Source {
             http: self.http(reach)?,
             via: self.route.proxy_for(&base),
             base,
-            is_fallback: matches!(reach, Reach::UnverifiedTls(_)),
+            is_fallback: false,
             endpoint,
             asked: asked.to_owned(),
             plain_hosts: plain_hosts.to_vec(),
@@ -141,6 +140,28 @@ impl Registry {
             StatusCode::NOT_FOUND => Ok(None),
             _ => Err(RegistryError::refusal(&request.wanted, &answer)),
         }
+    }
+
+    /// Whether TLS is spoken at `host`, whoever it is.
+    pub(crate) async fn speaks_tls(
+        &self,
+        host: &str,
+        certificates: &Certificates,
+    ) -> Result<bool, RegistryError> {
+        let reach = Reach::UnverifiedTls(certificates.clone());
+        let base = base(host, &reach)?;
+        let request = Request {
+            wanted: Wanted::of(host, "whether it speaks TLS"),
+            home: &base,
+            form: None,
+            url: base.clone(),
+            accept: None,
+            from: 0,
+            authorization: None,
+            plain_hosts: &[],
+        };
+        let http = self.http(&reach)?;
+        Ok(http.get_small_once(&request, MAX_PING_BYTES).await.is_ok())
     }
 
     fn http(&self, reach: &Reach) -> Result<Http, RegistryError> {
@@ -200,6 +221,22 @@ impl Source {
     /// Whether this is another way to the place before, for when that does not speak plain http.
     pub(crate) fn is_fallback(&self) -> bool {
         self.is_fallback
+    }
+
+    /// Whether to ask this place when the one before, if one was asked, has failed like this, or
+    /// for a reason that is none of its registry.
+    pub(crate) fn is_worth_asking(&self, before: Option<Option<&RegistryError>>) -> bool {
+        let may_speak_tls =
+            |error: Option<&RegistryError>| error.is_some_and(RegistryError::may_speak_tls);
+        !self.is_fallback || before.is_none_or(may_speak_tls)
+    }
+
+    /// This as another way to the place before.
+    pub(crate) fn as_fallback(self) -> Self {
+        Self {
+            is_fallback: true,
+            ..self
+        }
     }
 
     /// The same place, which is given up sooner, as there are others.
@@ -385,7 +422,9 @@ impl Source {
         };
         let mut response = self.http.get(&request).await?;
         let renewed;
-        if response.status() == StatusCode::UNAUTHORIZED {
+        // Whoever a redirect has led to is told nothing of us, and does not say who is.
+        let is_registry = same_origin(response.url(), &self.base);
+        if response.status() == StatusCode::UNAUTHORIZED && is_registry {
             let challenge = self.refusal(response, wanted).await?;
             let authorized = self.authorize(&challenge.headers).await;
             renewed = authorized.map_err(|error| error.with_account(&self.account.origin))?;

@@ -114,7 +114,7 @@ impl Sources<'_> {
             let account = account(logins.as_ref(), &endpoint).map_err(Error::Open)?;
             let certificates = self.certificates(&endpoint.host).await?;
             let opened = self.open(&endpoint, image, &plain_hosts, (account, certificates));
-            sources.extend(opened.map_err(|error| Error::Open(error.into()))?);
+            sources.extend(opened.await.map_err(|error| Error::Open(error.into()))?);
         }
         let blocked = blocked.into_iter().map(|endpoint| endpoint.host).collect();
         Places::of(sources, blocked).ok_or_else(|| {
@@ -124,7 +124,7 @@ impl Sources<'_> {
     }
 
     /// The endpoint, and again by other means if it is `insecure` and those fail.
-    fn open(
+    async fn open(
         &self,
         endpoint: &Endpoint,
         image: &ImageRef,
@@ -133,15 +133,31 @@ impl Sources<'_> {
     ) -> Result<Vec<Source>, RegistryError> {
         let reaches = match endpoint.transport {
             Transport::Https => vec![Reach::Tls(certificates)],
+            // No password goes in the clear to who would take it under TLS; and without a port the
+            // two are not at the same one, of which the other may be closed without an answer.
+            Transport::PlainHttp
+                if (account.login.is_some() || !endpoint.host.contains(':'))
+                    && self
+                        .registry
+                        .speaks_tls(&endpoint.host, &certificates)
+                        .await? =>
+            {
+                vec![Reach::UnverifiedTls(certificates)]
+            }
             Transport::PlainHttp => vec![Reach::PlainHttp, Reach::UnverifiedTls(certificates)],
         };
-        let open = |reach: &Reach| {
+        let open = |(index, reach): (usize, &Reach)| {
             let (endpoint, account) = (endpoint.clone(), account.clone());
             let asked = image.repository();
-            self.registry
-                .source(endpoint, asked, reach, plain_hosts, account)
+            let registry = self.registry;
+            let source = registry.source(endpoint, asked, reach, plain_hosts, account)?;
+            Ok(if index > 0 {
+                source.as_fallback()
+            } else {
+                source
+            })
         };
-        reaches.iter().map(open).collect()
+        reaches.iter().enumerate().map(open).collect()
     }
 
     /// The owner's credentials file, and where it is from.

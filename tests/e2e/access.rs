@@ -12,6 +12,8 @@ use kit::scene::Scene;
 use kit::token_server::{TokenServer, htpasswd};
 use kit::ways::Way;
 use serde_json::json;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
 use toml::{Table, Value};
 
 use super::{FAILED, assert_says, trusting_guest};
@@ -345,6 +347,12 @@ async fn neither_redirect_nor_token_realm_leads_into_the_guest() {
     let daemon = guest.start().await;
     let port = inside.host().rsplit_once(':').unwrap().1.to_owned();
     let path = "/v2/app/manifests/1";
+    // What the host asks for is no configuration.
+    for made_up in ["127.0.0.2:9", "localhost:9"] {
+        let reference = format!("{made_up}/app:1");
+        let refusal = daemon.refuses(&reference, &guest.bundle("c1")).await;
+        assert_eq!(refusal.code, Code::UNAVAILABLE, "{refusal:?}");
+    }
     for (host, word) in [
         ("127.0.0.2", "an address of the guest itself"),
         ("[::1]", "an address of the guest itself"),
@@ -368,4 +376,83 @@ async fn neither_redirect_nor_token_realm_leads_into_the_guest() {
         daemon.delivers(&reference, &guest.bundle("c2")).await,
         image.digest()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_a_redirect_leads_to_is_not_told_who_we_are() {
+    let registry = Hostile::start_https().await;
+    let elsewhere = Hostile::start_https().await;
+    let thief = Hostile::start_https().await;
+    let image = Image::small("asked for a password");
+    let reference = registry.push("app:1", &image);
+    let authorities = [
+        registry.authority(),
+        elsewhere.authority(),
+        thief.authority(),
+    ];
+    let mut guest = guest_trusting(&authorities);
+    let login = json!({registry.host(): {"auth": auth("user", "s3cret")}});
+    log_in(&mut guest, &login);
+    let daemon = guest.start().await;
+    let bearer = format!("Bearer realm=\"https://{}/token\"", thief.host());
+    let blob = format!("/v2/app/blobs/{}", image.blobs[1].0);
+    for (index, challenge) in [bearer.as_str(), "Basic realm=\"x\""].iter().enumerate() {
+        for path in ["/v2/app/manifests/1", &blob] {
+            registry.arm(
+                path,
+                Fault::Redirect(format!("https://{}{path}", elsewhere.host())),
+            );
+            elsewhere.arm(path, Fault::Challenge((*challenge).to_owned()));
+            let refusal = daemon.refuses(&reference, &guest.bundle("c1")).await;
+            assert_eq!(refusal.code, Code::UNAUTHENTICATED, "{path}: {refusal:?}");
+            registry.disarm();
+            let asked = elsewhere.requests();
+            let times = asked.iter().filter(|line| line.contains(path)).count();
+            assert_eq!(times, index + 1, "{challenge}: {asked:?}");
+        }
+    }
+    assert_eq!(thief.requests(), Vec::<String>::new());
+    daemon.delivers(&reference, &guest.bundle("c2")).await;
+}
+
+/// One port for both: what begins as TLS goes to `secure`, the rest to `plain`.
+async fn both_at_one_port(secure: &Hostile, plain: &Hostile) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let (secure, plain) = (secure.host(), plain.host());
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let (secure, plain) = (secure.clone(), plain.clone());
+            tokio::spawn(async move {
+                let mut first = [0];
+                client.peek(&mut first).await?;
+                let server = if first == [0x16] { secure } else { plain };
+                let mut server = TcpStream::connect(server).await?;
+                copy_bidirectional(&mut client, &mut server).await
+            });
+        }
+    });
+    host
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_password_goes_in_the_clear_where_tls_is_spoken() {
+    let (secure, plain) = (Hostile::start_https().await, Hostile::start().await);
+    let host = both_at_one_port(&secure, &plain).await;
+    let image = Image::small("both");
+    secure.push("app:1", &image);
+    plain.push("app:1", &image);
+    let basic = || Fault::Challenge("Basic realm=\"x\"".to_owned());
+    plain.arm("/v2/app/manifests/1", basic());
+    secure.arm_times("/v2/app/manifests/1", basic(), 1);
+    let mut guest = trusting_guest(&host);
+    log_in(
+        &mut guest,
+        &json!({ &host: {"auth": auth("user", "s3cret")} }),
+    );
+    let daemon = guest.start().await;
+    let reference = format!("{host}/app:1");
+    let digest = daemon.delivers(&reference, &guest.bundle("c1")).await;
+    assert_eq!(digest, image.digest());
+    assert_eq!(plain.requests(), Vec::<String>::new());
 }

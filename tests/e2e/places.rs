@@ -239,6 +239,25 @@ async fn insecure_registry_may_speak_tls_that_nobody_vouches_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn insecure_registry_stands_in_over_tls_for_a_mirror_that_breaks() {
+    let (registry, mirror) = (Hostile::start_https().await, Hostile::start().await);
+    let image = Image::small("half mirrored");
+    let reference = registry.push("app:1", &image);
+    mirror.push("app:1", &image);
+    let mut guest = trusting_guest(&registry.host());
+    let mirrors: [(&str, &[&str]); 1] = [(&mirror.host(), &["insecure"])];
+    let entries = vec![entry(&registry.host(), true, &mirrors)];
+    guest.settings = guest.settings.clone().with(REGISTRIES, entries);
+    let daemon = guest.start().await;
+    for (digest, _) in &image.blobs {
+        mirror.arm(&format!("/v2/app/blobs/{digest}"), Fault::Status(404));
+    }
+    let found = daemon.delivers(&reference, &guest.bundle("c1")).await;
+    assert_eq!(found, image.digest());
+    assert_eq!(registry.requests().len(), image.blobs.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn platform_of_the_configuration_is_the_one_that_is_chosen() {
     let registry = Registry::start().await;
     let (here, there) = (Image::small("here"), Image::small("there"));

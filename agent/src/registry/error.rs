@@ -293,13 +293,17 @@ impl RegistryError {
     /// Sorts a failure of the HTTP client by what it means to the reader.
     pub(crate) fn transport(wanted: &Wanted, source: &reqwest::Error) -> Self {
         let wanted = wanted.clone();
+        if source.is_connect() {
+            let reason = match source.is_timeout() {
+                true => "no connection within the deadline".to_owned(),
+                false => innermost(source),
+            };
+            return Self::Unreachable { wanted, reason };
+        }
         if source.is_timeout() {
             return Self::Stalled { wanted };
         }
         let reason = innermost(source);
-        if source.is_connect() {
-            return Self::Unreachable { wanted, reason };
-        }
         Self::Broken { wanted, reason }
     }
 

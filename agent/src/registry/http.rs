@@ -107,9 +107,10 @@ impl Http {
         }
     }
 
-    /// Whether `url` is an address of the guest itself that the configuration does not name.
-    pub(crate) fn forbids(&self, url: &Url) -> bool {
-        self.named.forbids(url)
+    /// Whether `url` is an address of the guest itself that the configuration does not name, and
+    /// not the host of the registry at `home` that was to be asked anyhow.
+    pub(crate) fn forbids(&self, url: &Url, home: &Url) -> bool {
+        url.host() != home.host() && self.named.forbids(url)
     }
 
     /// Sends a GET, follows redirects, and returns the first answer that is not one.
@@ -122,7 +123,14 @@ impl Http {
             if !response.status().is_redirection() {
                 return Ok(response);
             }
-            url = redirect_target(&url, response.headers(), request, &self.named)?;
+            url = redirect_target(&url, response.headers(), request)?;
+            if self.forbids(&url, request.home) {
+                return Err(RegistryError::BadRedirect {
+                    wanted: request.wanted.clone(),
+                    reason: "it leads to an address of the guest itself that the configuration \
+                             does not name",
+                });
+            }
         }
         Err(RegistryError::TooManyRedirects {
             wanted: request.wanted.clone(),
@@ -389,7 +397,6 @@ fn redirect_target(
     from: &Url,
     headers: &HeaderMap,
     request: &Request<'_>,
-    named: &Named,
 ) -> Result<Url, RegistryError> {
     let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
     let bad = |reason| RegistryError::BadRedirect {
@@ -401,11 +408,6 @@ fn redirect_target(
         .ok_or_else(|| bad("its Location is missing or not a URL"))?;
     if request.form.is_some() {
         return Err(bad("what was posted is for one address alone"));
-    }
-    if named.forbids(&target) {
-        return Err(bad(
-            "it leads to an address of the guest itself that the configuration does not name",
-        ));
     }
     match (from.scheme(), target.scheme()) {
         (_, "https") => Ok(target),
@@ -431,7 +433,7 @@ fn may_be_plain(target: &Url, request: &Request<'_>) -> bool {
     request.plain_hosts.contains(&place)
 }
 
-fn same_origin(one: &Url, other: &Url) -> bool {
+pub(crate) fn same_origin(one: &Url, other: &Url) -> bool {
     one.origin() == other.origin()
 }
 
@@ -460,7 +462,7 @@ mod tests {
             authorization: None,
             plain_hosts: &["cdn.example:8000".to_owned()],
         };
-        redirect_target(&request.url, &headers, &request, &Named::default())
+        redirect_target(&request.url, &headers, &request)
     }
 
     #[test]

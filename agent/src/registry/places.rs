@@ -49,8 +49,9 @@ impl Places {
     /// `first`, which is one of these, and the places that come after it.
     pub(crate) fn beginning_at(&self, first: &Arc<Source>) -> Self {
         let after = self.iter().skip_while(|source| !Arc::ptr_eq(source, first));
-        // What is only another way to a place that has just answered is nothing to ask later.
-        let others = after.skip(1).filter(|source| !source.is_fallback());
+        // What is only another way to the place that has just answered is nothing to ask later.
+        let is_same = |source: &Source| source.is_fallback() && source.place() == first.place();
+        let others = after.skip(1).filter(|source| !is_same(source));
         Self {
             first: Arc::clone(first),
             others: others.cloned().collect(),

@@ -40,7 +40,7 @@ pub(crate) async fn answer_challenge(
                 "it wants a password and none is configured",
             )),
         },
-        Challenge::Bearer { realm, .. } if http.forbids(&realm) => Err(challenge_error(
+        Challenge::Bearer { realm, .. } if http.forbids(&realm, registry) => Err(challenge_error(
             &wanted,
             "its token realm is an address of the guest itself that the configuration does not \
              name",
