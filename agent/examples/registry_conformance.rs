@@ -245,7 +245,7 @@ fn auth_json(vector: &Value) -> Result<Value, Box<dyn Error>> {
     let key = text(vector, "key");
     let (host, repository) = key.split_once('/').unwrap_or((key, ""));
     match file.find(host, repository) {
-        Found::Nothing => Ok(Value::Null),
+        Found::Nothing | Found::Store { .. } => Ok(Value::Null),
         Found::Login { login, .. } => Ok(json!({
             "username": login.user(),
             "password": login.password(),

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 pub struct AuthFile {
     logins: BTreeMap<String, Login>,
     helpers: BTreeMap<String, String>,
+    store: Option<String>,
     unusable: Vec<String>,
 }
 
@@ -38,8 +39,13 @@ pub enum Found<'a> {
         /// Who we are there.
         login: &'a Login,
     },
-    /// Those that a program knows: `docker-credential-<helper>`.
+    /// Those that a program knows, and nobody else: `docker-credential-<helper>`.
     Helper {
+        /// The name of the program without its prefix.
+        helper: &'a str,
+    },
+    /// None, but a program is named that may know some: `docker-credential-<helper>`.
+    Store {
         /// The name of the program without its prefix.
         helper: &'a str,
     },
@@ -97,6 +103,12 @@ impl AuthFile {
                 None => parsed.unusable.push(host.clone()),
             }
         }
+        match file.get("credsStore") {
+            None | Some(Value::Null) => {}
+            Some(Value::String(helper)) if helper.is_empty() => {}
+            Some(Value::String(helper)) => parsed.store = Some(helper.clone()),
+            Some(_) => parsed.unusable.push("credsStore".to_owned()),
+        }
         for (key, entry) in members(&file, "auths", "auths to be an object")? {
             parsed.add(key.clone(), entry);
         }
@@ -111,7 +123,8 @@ impl AuthFile {
     }
 
     /// The credentials for `host/repository`: those of the longest key that is a parent of it,
-    /// whole components each, else those for the host however it is spelled.
+    /// whole components each, else those for the host however it is spelled. A program for the host
+    /// comes before all of them, and one for all hosts (`credsStore`) after them.
     pub fn find(&self, host: &str, repository: &str) -> Found<'_> {
         if let Some(helper) = self.helpers.get(host) {
             return Found::Helper { helper };
@@ -131,9 +144,10 @@ impl AuthFile {
             let mut logins = self.logins.iter();
             logins.find(|(key, _)| normalised(host_of_key(key)) == host)
         };
-        match exact.or_else(spelled) {
-            Some((key, login)) => Found::Login { key, login },
-            None => Found::Nothing,
+        match (exact.or_else(spelled), &self.store) {
+            (Some((key, login)), _) => Found::Login { key, login },
+            (None, Some(helper)) => Found::Store { helper },
+            (None, None) => Found::Nothing,
         }
     }
 
@@ -273,6 +287,7 @@ mod tests {
                 Some(format!("{key} {}:{}", login.user(), login.password()))
             }
             Found::Helper { helper } => Some(format!("helper {helper}")),
+            Found::Store { helper } => Some(format!("store {helper}")),
             Found::Nothing => None,
         }
     }
@@ -334,6 +349,22 @@ mod tests {
             login(file, "r.example", "a").as_deref(),
             Some("helper ecr-login")
         );
+    }
+
+    #[test]
+    fn store_is_asked_for_what_is_not_written_out() {
+        let file = r#"{"credsStore":"pass","credHelpers":{"h.example":"gcr"},
+            "auths":{"r.example":{"auth":"dTpw"},"s.example":{}}}"#;
+        let rows = [
+            ("h.example", "helper gcr"),
+            ("r.example", "r.example u:p"),
+            ("s.example", "store pass"),
+            ("other.example", "store pass"),
+        ];
+        for (host, expected) in rows {
+            assert_eq!(login(file, host, "a").as_deref(), Some(expected), "{host}");
+        }
+        assert_eq!(login(r#"{"credsStore":""}"#, "r.example", "a"), None);
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub use self::store::StoreSettings;
 pub use self::warning::Warning;
 
 pub(crate) use self::document::{Document, Found, Section};
-pub(crate) use self::value::word;
+pub(crate) use self::value::{credential_helper, word};
 
 /// The effective configuration: parsed, every value legal.
 #[derive(Debug, Clone)]
@@ -177,6 +177,8 @@ pub struct Own {
     pub platform: Option<Platform>,
     /// The folders that may have certificates for a registry, the first that has any counts.
     pub certs_d: Vec<PathBuf>,
+    /// The programs `docker-credential-NAME` that may be run for credentials, by these names.
+    pub credential_helpers: Vec<String>,
     /// What single registries have of their own.
     pub registries: Vec<RegistrySettings>,
     /// Where evidence about images is looked for, and how much of it is read.
@@ -199,6 +201,7 @@ impl Default for Own {
             evidence: EvidencePlaces::default(),
             platform: None,
             certs_d: CERTS_D.into_iter().map(PathBuf::from).collect(),
+            credential_helpers: Vec::new(),
             registries: Vec::new(),
         }
     }

@@ -12,6 +12,7 @@
 //! [`pull`] is that line; every other module serves one step of it. What is decided, and by whom,
 //! is the business of the [`policy`] crate; what reaches the disk, that of [`rootfs`].
 
+mod accounts;
 pub mod auth;
 mod blocking;
 mod bundle;
@@ -27,6 +28,7 @@ mod evidence;
 mod flight;
 mod generated;
 mod handle;
+mod helper;
 mod layers;
 mod logging;
 mod lookaside;

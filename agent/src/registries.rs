@@ -19,9 +19,14 @@ use crate::config::{ConfigError, Document, Warning};
 #[derive(Debug, Clone, Default)]
 pub struct Registries {
     entries: Vec<Entry>,
+    /// Who is asked for credentials; the credentials file alone when nothing is said.
+    helpers: Vec<String>,
     /// Full names by short ones; an empty one takes back what another file has said.
     aliases: BTreeMap<String, String>,
 }
+
+/// The name that the credentials file has among `credential-helpers`.
+pub(crate) const CREDENTIALS_FILE: &str = "containers-auth.json";
 
 /// A place that serves an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,6 +129,15 @@ impl Registries {
             .collect()
     }
 
+    /// Who is asked for credentials, in this order: [`CREDENTIALS_FILE`], or programs by the names
+    /// that they have after `docker-credential-`.
+    pub(crate) fn credential_sources(&self) -> Vec<&str> {
+        match self.helpers.as_slice() {
+            [] => vec![CREDENTIALS_FILE],
+            helpers => helpers.iter().map(String::as_str).collect(),
+        }
+    }
+
     /// What the entries are about, in the order of the file.
     pub fn prefixes(&self) -> Vec<String> {
         let entries = self.entries.iter();
@@ -167,6 +181,10 @@ impl Registries {
 
     pub(crate) fn entries(&self) -> &[Entry] {
         &self.entries
+    }
+
+    pub(crate) fn helpers(&self) -> &[String] {
+        &self.helpers
     }
 
     pub(crate) fn aliases(&self) -> &BTreeMap<String, String> {

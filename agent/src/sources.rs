@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 use policy::ImageRef;
 use tracing::{info, warn};
 
-use crate::auth::{AuthFile, AuthFileError, Found};
+use crate::accounts::Accounts;
+use crate::auth::{AuthFile, AuthFileError};
 use crate::blocking::blocking;
 use crate::certs::{Certificates, CertificatesError, ClientCertificate};
 use crate::config::{Config, RegistrySettings, Source as ConfigSource};
 use crate::error::Error;
+use crate::helper::HelperError;
 use crate::registries::{Endpoint, Registries, RewriteError, Transport};
 use crate::registry::{Account, Places, Reach, Registry, RegistryError, Source};
 use crate::resources::{Resources, read_capped};
@@ -39,17 +41,20 @@ pub enum OpenError {
     /// The owner's credentials file is malformed.
     #[error(transparent)]
     Credentials(#[from] AuthFileError),
-    /// The credentials for a host are a program's to know.
+    /// The credentials for a host are a program's to know, which may not be run.
     #[error(
         "the registry credentials for {host} are those of the program docker-credential-{helper}, \
-         which is not run; write them into auths"
+         which is not run unless image_agent.credential_helpers has {helper:?}"
     )]
-    Helper {
+    HelperNotEnabled {
         /// The host.
         host: String,
         /// The program, without its prefix.
         helper: String,
     },
+    /// The program that knows the credentials for a host does not tell them.
+    #[error(transparent)]
+    Helper(#[from] HelperError),
     /// The folder of certificates of a host is malformed.
     #[error("{folder}", folder = folder.display())]
     Certificates {
@@ -96,9 +101,15 @@ impl Sources<'_> {
         registries: &Registries,
         image: &ImageRef,
     ) -> Result<Places, Error> {
-        let logins = self.logins().await?;
+        let own = &self.config.image_agent;
+        let accounts = Accounts {
+            file: self.logins().await?,
+            order: registries.credential_sources(),
+            enabled: &own.credential_helpers,
+            deadline: own.timeouts.idle,
+        };
         self.registry.name(registries.hosts());
-        let configured = self.config.image_agent.registries.iter();
+        let configured = own.registries.iter();
         self.registry
             .name(configured.map(|settings| settings.host.as_str()));
         let endpoints = registries.endpoints(image);
@@ -111,7 +122,7 @@ impl Sources<'_> {
         let plain_hosts = registries.plain_hosts();
         let mut sources = Vec::new();
         for endpoint in open {
-            let account = account(logins.as_ref(), &endpoint).map_err(Error::Open)?;
+            let account = accounts.at(&endpoint).await.map_err(Error::Open)?;
             let certificates = self.certificates(&endpoint.host).await?;
             let opened = self.open(&endpoint, image, &plain_hosts, (account, certificates));
             sources.extend(opened.await.map_err(|error| Error::Open(error.into()))?);
@@ -221,27 +232,6 @@ impl Sources<'_> {
         let text = self.resources.fetch(location).await;
         let text = text.map_err(|source| Error::Resource { what, source })?;
         Ok(String::from_utf8_lossy(text.expose()).into_owned())
-    }
-}
-
-/// Who we are at `endpoint`, and at no other host.
-fn account(logins: Option<&(AuthFile, &str)>, endpoint: &Endpoint) -> Result<Account, OpenError> {
-    let Some((file, location)) = logins else {
-        return Ok(Account::default());
-    };
-    match file.find(&endpoint.host, &endpoint.repository) {
-        Found::Login { key, login } => Ok(Account {
-            login: Some(login.clone()),
-            origin: format!("with the credentials for {key:?} in {location}"),
-        }),
-        Found::Nothing => Ok(Account {
-            login: None,
-            origin: format!("without credentials, as {location} has none for it"),
-        }),
-        Found::Helper { helper } => Err(OpenError::Helper {
-            host: endpoint.host.clone(),
-            helper: helper.to_owned(),
-        }),
     }
 }
 

@@ -88,9 +88,14 @@ impl Verdict {
                 "resolve",
                 "the registries configuration makes no name of this one",
             ),
-            Error::Open(OpenError::Credentials(_) | OpenError::Helper { .. }) => {
+            Error::Open(OpenError::Credentials(_) | OpenError::HelperNotEnabled { .. }) => {
                 broken("resolve", "malformed registry credentials")
             }
+            Error::Open(OpenError::Helper(_)) => verdict(
+                Code::UNAUTHENTICATED,
+                "resolve",
+                "the credential helper gives no credentials",
+            ),
             Error::Open(OpenError::Certificates { .. } | OpenError::File { .. }) => {
                 broken("resolve", "proxy or certificates are unusable")
             }

@@ -18,6 +18,7 @@ mod config;
 mod denied;
 mod extension;
 mod guide;
+mod helpers;
 mod hostile;
 mod kbs_use;
 mod layering;

@@ -114,6 +114,13 @@ fn proxy(page: &mut Page, proxy: &Proxy) {
 }
 
 fn registries(page: &mut Page, registries: &Registries) {
+    if !registries.helpers().is_empty() {
+        page.table("[image.registry_config]");
+        page.entry(
+            "credential-helpers",
+            Value::from(registries.helpers().to_vec()),
+        );
+    }
     if !registries.aliases().is_empty() {
         page.table("[image.registry_config.aliases]");
     }
@@ -161,6 +168,10 @@ fn own(page: &mut Page, own: &Own) {
         .iter()
         .map(|folder| folder.display().to_string());
     page.entry("certs_d", Value::from(folders.collect::<Vec<_>>()));
+    page.entry(
+        "credential_helpers",
+        Value::from(own.credential_helpers.clone()),
+    );
     own_registries(page, &own.registries);
     page.table("[image_agent.kbs]");
     for (key, value) in own.kbs.statements() {

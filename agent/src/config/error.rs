@@ -335,6 +335,16 @@ pub enum Fault {
         found: String,
     },
 
+    /// Not the name of a credential helper.
+    #[error(
+        "expected what follows docker-credential- in the name of a program, such as ecr-login, \
+         found {found:?}"
+    )]
+    HelperName {
+        /// What was written.
+        found: String,
+    },
+
     /// A setting that does not go with another one of the same registry.
     #[error("does not go with {other}")]
     Incompatible {

@@ -109,6 +109,7 @@ impl Reader<'_> {
             store: store::read(own.section("store")?)?,
             platform: own.parsed("platform", value::platform)?,
             certs_d: certs_d(&mut own)?,
+            credential_helpers: credential_helpers(&mut own)?,
             registries: registry::read(own.sections("registry")?)?,
             evidence: evidence::read(own.section("evidence")?)?,
         };
@@ -190,6 +191,13 @@ fn certs_d(own: &mut Section<'_>) -> Result<Vec<PathBuf>, ConfigError> {
         return Ok(Own::default().certs_d);
     }
     Ok(folders)
+}
+
+fn credential_helpers(own: &mut Section<'_>) -> Result<Vec<String>, ConfigError> {
+    let names = own.strings("credential_helpers")?.into_iter();
+    names
+        .map(|found| found.parse(value::credential_helper))
+        .collect()
 }
 
 fn timeouts(section: Option<Section<'_>>) -> Result<Timeouts, ConfigError> {

@@ -78,6 +78,17 @@ pub(super) fn absolute_path(text: &str) -> Result<PathBuf, Fault> {
     }
 }
 
+/// What follows `docker-credential-` in the name of a program.
+pub(crate) fn credential_helper(text: &str) -> Result<String, Fault> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return Ok(text.to_owned());
+    }
+    Err(Fault::HelperName {
+        found: text.to_owned(),
+    })
+}
+
 /// The part of a path that lies beneath [`CREDENTIALS_FOLDER`](super::CREDENTIALS_FOLDER).
 pub(super) fn credential_path(text: &str) -> Result<PathBuf, Fault> {
     let beneath = text

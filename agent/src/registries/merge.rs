@@ -6,7 +6,8 @@ use crate::config::{ConfigError, Warning};
 impl Registries {
     /// Parses a `registries.conf` and the drop-ins that complete it, in the order in which they
     /// count (containers-registries.conf.d(5)): an entry takes the place of an earlier one for the
-    /// same prefix, an alias that of an earlier one for the same name.
+    /// same prefix, an alias that of an earlier one for the same name,
+    /// and `credential-helpers` that of an earlier list.
     pub fn parse_all<'t>(
         texts: impl IntoIterator<Item = &'t str>,
     ) -> Result<(Self, Vec<Warning>), ConfigError> {
@@ -28,5 +29,8 @@ impl Registries {
             }
         }
         self.aliases.extend(later.aliases);
+        if !later.helpers.is_empty() {
+            self.helpers = later.helpers;
+        }
     }
 }

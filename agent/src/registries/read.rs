@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use policy::ReferenceParts;
 
 use super::{Entry, Mirror, Prefix, PullFromMirror, Registries};
-use crate::config::{ConfigError, Fault, Found, Section, Warning, word};
+use crate::config::{ConfigError, Fault, Found, Section, Warning, credential_helper, word};
 
 impl Registries {
     /// Reads `table`: the root of a `registries.conf`, or the same as a table of the configuration.
@@ -14,7 +14,7 @@ impl Registries {
         warnings: &mut Vec<Warning>,
     ) -> Result<Self, ConfigError> {
         let aliases = read_short_names(&mut table, warnings)?;
-        read_helpers(&mut table, warnings)?;
+        let helpers = read_helpers(&mut table, warnings)?;
         let mut entries: Vec<Entry> = Vec::new();
         for section in table.sections("registry")? {
             let key = section.path_of("prefix");
@@ -28,7 +28,11 @@ impl Registries {
             }
         }
         table.finish()?;
-        Ok(Self { entries, aliases })
+        Ok(Self {
+            entries,
+            helpers,
+            aliases,
+        })
     }
 }
 
@@ -66,26 +70,23 @@ fn read_short_names(
     aliases.dictionary()?.into_iter().map(read).collect()
 }
 
-fn read_helpers(table: &mut Section<'_>, warnings: &mut Vec<Warning>) -> Result<(), ConfigError> {
-    let helpers = table.strings("credential-helpers")?;
-    let missing = "credential helpers";
-    if helpers
-        .iter()
-        .any(|helper| helper.value != "containers-auth.json")
-    {
-        warnings.push(Warning::NotYet {
-            key: table.path_of("credential-helpers"),
-            missing,
-        });
-    }
+fn read_helpers(
+    table: &mut Section<'_>,
+    warnings: &mut Vec<Warning>,
+) -> Result<Vec<String>, ConfigError> {
+    let helpers = table.strings("credential-helpers")?.into_iter();
+    let helpers = helpers
+        .map(|helper| helper.parse(credential_helper))
+        .collect();
     if table
         .string("additional-layer-store-auth-helper")?
         .is_some()
     {
         let key = table.path_of("additional-layer-store-auth-helper");
+        let missing = "additional layer store";
         warnings.push(Warning::NotYet { key, missing });
     }
-    Ok(())
+    helpers
 }
 
 fn read_entry(mut section: Section<'_>, earlier: &[Entry]) -> Result<Entry, ConfigError> {

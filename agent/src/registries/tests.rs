@@ -310,7 +310,6 @@ fn what_has_no_effect_is_said() {
     let text = r#"
         unqualified-search-registries = ["docker.io", "localhost:5000"]
         short-name-mode = "enforcing"
-        credential-helpers = ["containers-auth.json", "ecr-login"]
         additional-layer-store-auth-helper = "x"
         [aliases]
         fedora = "registry.fedoraproject.org/fedora"
@@ -329,7 +328,6 @@ fn what_has_no_effect_is_said() {
     let starts = [
         "unqualified-search-registries has",
         "short-name-mode has",
-        "credential-helpers has",
         "additional-layer-store-auth-helper has",
         "registry[1].prefix has no effect: an earlier entry for a.example wins",
     ];
@@ -337,6 +335,22 @@ fn what_has_no_effect_is_said() {
     for (line, start) in shown.iter().zip(starts) {
         assert!(line.starts_with(start), "{line}");
     }
+}
+
+#[test]
+fn credentials_are_asked_for_in_the_order_of_the_last_list() {
+    assert_eq!(registries("").credential_sources(), [CREDENTIALS_FILE]);
+    let list = r#"credential-helpers = ["ecr-login", "containers-auth.json"]"#;
+    let sources = ["ecr-login", CREDENTIALS_FILE];
+    assert_eq!(registries(list).credential_sources(), sources);
+    let later = r#"credential-helpers = ["pass"]"#;
+    let (both, _) = Registries::parse_all([list, later, ""]).unwrap();
+    assert_eq!(both.credential_sources(), ["pass"]);
+    let path = fault(r#"credential-helpers = ["../bin/sh"]"#);
+    assert!(
+        matches!(&path, Fault::HelperName { found } if found == "../bin/sh"),
+        "{path:?}"
+    );
 }
 
 #[test]

@@ -71,6 +71,7 @@ fn what_one_registry_has_of_its_own_is_read_and_a_key_that_stands_there_does_not
     let own = &parsed.image_agent;
     assert_eq!(own.platform.as_ref().unwrap().to_string(), "linux/arm64/v8");
     assert_eq!(own.certs_d, [Path::new("/etc/certs")]);
+    assert_eq!(own.credential_helpers, ["ecr-login"]);
     let registry = own.registries.first().unwrap();
     assert_eq!(registry.host, "registry.example:5000");
     let at = |text: &str| Source::Uri(text.to_owned());
@@ -80,6 +81,17 @@ fn what_one_registry_has_of_its_own_is_read_and_a_key_that_stands_there_does_not
     let written = config(&written);
     assert!(!written.effective_toml().contains("s3cret"));
     assert!(!format!("{written:?}").contains("s3cret"));
+}
+
+#[test]
+fn credential_helper_is_a_name_and_no_path() {
+    for name in ["", "/bin/sh", "../x", "a b"] {
+        let text = format!("image_agent.credential_helpers = [{name:?}]");
+        let error = parse(&text).unwrap_err();
+        let is_named = matches!(&error, ConfigError::Value { source, .. }
+            if matches!(&**source, Fault::HelperName { found } if found == name));
+        assert!(is_named, "{name:?}: {error:?}");
+    }
 }
 
 #[test]
@@ -103,11 +115,14 @@ const OWN_REGISTRIES: &str = r#"
 [image_agent]
 platform = "linux/arm64/v8"
 certs_d = ["/etc/certs"]
+credential_helpers = ["ecr-login"]
 [[image_agent.registry]]
 host = "registry.example:5000"
 ca = "kbs:///a/b/c"
 client_certificate = "/cert.pem"
 client_key = '/key.pem'
+[image.registry_config]
+credential-helpers = ["ecr-login", "containers-auth.json"]
 [image.registry_config.aliases]
 app = "registry.example/app"
 [[image.registry_config.registry]]
