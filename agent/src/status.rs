@@ -239,6 +239,7 @@ fn of_registry(stage: &'static str, error: &RegistryError) -> Verdict {
             (Code::PERMISSION_DENIED, "registry blocked by configuration")
         }
         RegistryError::Unreachable { .. } => (Code::UNAVAILABLE, "registry unreachable"),
+        RegistryError::NotTrusted { .. } => (Code::UNAUTHENTICATED, "registry not trusted"),
         RegistryError::Broken { .. } => (Code::UNAVAILABLE, "connection to the registry broke"),
         RegistryError::Stalled { .. } => (Code::UNAVAILABLE, "registry stalled"),
         RegistryError::Deadline { .. } => (Code::UNAVAILABLE, "registry too slow"),

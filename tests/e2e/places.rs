@@ -230,12 +230,62 @@ async fn insecure_registry_may_speak_tls_that_nobody_vouches_for() {
         .with("image_agent.verbose_errors", true);
     let daemon = strict.start().await;
     let refusal = daemon.refuses(&reference, &strict.bundle("c1")).await;
+    assert_eq!(refusal.code, Code::UNAUTHENTICATED, "{refusal:?}");
+    let words = ["registry not trusted", "UnknownIssuer"];
+    assert_says("strict", &refusal.message, &words);
+}
+
+/// What does not pass is told at once; what may is asked for again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_not_trusted_is_told_at_once_and_a_closed_port_is_asked_again() {
+    let honest = Authority::mint("honest");
+    let expired = Authority::mint_by("expired", &[], |server| {
+        server.not_before = rcgen::date_time_ymd(2001, 1, 1);
+        server.not_after = rcgen::date_time_ymd(2002, 1, 1);
+    });
+    let other = Authority::mint_by("other", &[], |server| {
+        server.subject_alt_names =
+            vec![rcgen::SanType::DnsName("other.example".try_into().unwrap())];
+    });
+    let trusted = [&expired, &other].map(|authority| authority.certificate().to_owned());
+    let mut guest = trusting_guest("unused.example");
+    guest.settings = guest
+        .settings
+        .clone()
+        .with("image.extra_root_certificates", trusted.to_vec())
+        .with("image_agent.verbose_errors", true);
+    let daemon = guest.start().await;
+    let attempts = || daemon.log().matches("trying again").count();
+    for (case, authority, reason) in [
+        ("issuer", honest, "UnknownIssuer"),
+        ("time", expired, "certificate expired"),
+        (
+            "name",
+            other,
+            "certificate not valid for name \"127.0.0.1\"",
+        ),
+    ] {
+        let registry = Hostile::start_under(authority).await;
+        let reference = registry.push("app:1", &Image::small(case));
+        let refusal = daemon.refuses(&reference, &guest.bundle(case)).await;
+        assert_eq!(refusal.code, Code::UNAUTHENTICATED, "{case}: {refusal:?}");
+        let words = [
+            "its certificate is not trusted",
+            reason,
+            "ca in [[image_agent.registry]]",
+        ];
+        assert_says(case, &refusal.message, &words);
+        assert_eq!(attempts(), 0, "{case}");
+    }
+    let reference = format!("{}/app:1", closed_port());
+    let refusal = daemon.refuses(&reference, &guest.bundle("closed")).await;
     assert_eq!(refusal.code, Code::UNAVAILABLE, "{refusal:?}");
     assert_says(
-        "strict",
+        "closed",
         &refusal.message,
-        &["no connection", "UnknownIssuer"],
+        &["no connection", "after 5 attempts"],
     );
+    assert_eq!(attempts(), 4, "{}", daemon.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

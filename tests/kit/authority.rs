@@ -27,6 +27,15 @@ impl Authority {
 
     /// The same for a server that has further names.
     pub fn mint_for(name: &str, hosts: &[&str]) -> Self {
+        Self::mint_by(name, hosts, |_server| {})
+    }
+
+    /// The same for a server whose certificate is made otherwise.
+    pub fn mint_by(
+        name: &str,
+        hosts: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Self {
         let mut root = CertificateParams::new(Vec::new()).expect("no names is legal");
         root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         root.key_usages = vec![KeyUsagePurpose::KeyCertSign];
@@ -38,7 +47,8 @@ impl Authority {
 
         let names = ["127.0.0.1", "localhost"].iter().chain(hosts);
         let names: Vec<_> = names.map(|&name| name.to_owned()).collect();
-        let server = CertificateParams::new(names).expect("legal names");
+        let mut server = CertificateParams::new(names).expect("legal names");
+        change(&mut server);
         let server_key = KeyPair::generate().expect("a key");
         let server = server
             .signed_by(&server_key, &issuer)

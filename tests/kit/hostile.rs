@@ -93,7 +93,12 @@ impl Hostile {
 
     /// The same over https, under a certificate of its own authority.
     pub async fn start_https() -> Self {
-        Self::launch(Some(Authority::mint("hostile"))).await
+        Self::start_under(Authority::mint("hostile")).await
+    }
+
+    /// The same under a certificate of this authority.
+    pub async fn start_under(authority: Authority) -> Self {
+        Self::launch(Some(authority)).await
     }
 
     /// PEM of the authority of one over https.

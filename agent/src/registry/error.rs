@@ -1,6 +1,8 @@
 //! What can go wrong between us and a registry.
 
+use std::error::Error as StdError;
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use policy::Digest;
@@ -78,13 +80,25 @@ pub enum RegistryError {
         name: String,
     },
 
-    /// No connection: name resolution, refused, unreachable, TLS. The network's or the
-    /// certificate's fault; the source says which.
+    /// No connection: name resolution, refused, unreachable, TLS. The network's fault.
     #[error("{wanted}: no connection ({reason})")]
     Unreachable {
         /// What was asked for.
         wanted: Wanted,
         /// The innermost cause, as the system puts it.
+        reason: String,
+    },
+
+    /// Nobody who is trusted vouches for who answered under this name, at this time. Whoever is
+    /// there, or the configuration of authorities, is at fault; waiting does not help.
+    #[error(
+        "{wanted}: its certificate is not trusted ({reason}); an authority of its own is configured \
+         as ca in [[image_agent.registry]] or in certs_d"
+    )]
+    NotTrusted {
+        /// What was asked for.
+        wanted: Wanted,
+        /// What is wrong with the certificate.
         reason: String,
     },
 
@@ -303,6 +317,11 @@ impl RegistryError {
         if source.is_timeout() {
             return Self::Stalled { wanted };
         }
+        let rejected = causes(source).find_map(|cause| cause.downcast_ref::<rustls::Error>());
+        if let Some(rustls::Error::InvalidCertificate(fault)) = rejected {
+            let reason = fault.to_string();
+            return Self::NotTrusted { wanted, reason };
+        }
         let reason = innermost(source);
         Self::Broken { wanted, reason }
     }
@@ -351,13 +370,11 @@ fn seconds_to_wait(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
-/// The last cause in a chain: the one that names DNS, the certificate or the socket.
+/// The last cause in a chain: the one that names DNS or the socket.
 fn innermost(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    let text = cause.to_string();
+    let text = causes(error)
+        .last()
+        .map_or_else(String::new, ToString::to_string);
     // What rustls says to an answer in plain http; the type is buried in the client's error.
     if text.contains("InvalidContentType") {
         return "it does not speak TLS; where plain http is meant, set insecure = true for it in \
@@ -365,6 +382,22 @@ fn innermost(error: &reqwest::Error) -> String {
             .to_owned();
     }
     text
+}
+
+/// An error and what lies beneath it, outermost first. What an [`io::Error`] wraps is not among its
+/// sources, and is visited too.
+fn causes<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error| beneath(*error))
+}
+
+fn beneath<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    let wrapper = error.downcast_ref::<io::Error>();
+    match wrapper.and_then(io::Error::get_ref) {
+        Some(wrapped) => Some(wrapped),
+        None => error.source(),
+    }
 }
 
 /// What a registry says of its error: one line, printable, short.
