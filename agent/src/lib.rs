@@ -35,6 +35,7 @@ mod lookaside;
 mod memory;
 mod mount;
 mod mountinfo;
+mod prefetch;
 pub mod progress;
 pub mod pull;
 pub mod record;

@@ -27,6 +27,7 @@ use crate::documents::Documents;
 use crate::error::{Error, chain, nowhere};
 use crate::layers::{self, Layers};
 use crate::lookaside::Place;
+use crate::prefetch::Prefetch;
 use crate::progress::{Listener, Progress};
 use crate::record::Record;
 use crate::registry::{Places, Registry, Source};
@@ -121,8 +122,8 @@ impl Agent {
         }?;
         reclaim(wanted.store.clone());
         let documents = &wanted.documents;
-        let (places, manifest) = self.approve(image, documents, listener).await?;
-        let image = self.with_config(&places, manifest, documents).await?;
+        let (manifest, config) = self.approve(image, documents, listener).await?;
+        let (places, image) = self.with_config(config, manifest, documents).await?;
         Box::pin(self.deliver(places, image, wanted, listener)).await
     }
 
@@ -153,8 +154,8 @@ impl Agent {
         let seconds = limit.as_secs();
         let verifying = async {
             let (documents, listener) = (Documents::default(), Listener::silent());
-            let (places, manifest) = self.approve(image, &documents, &listener).await?;
-            let image = self.with_config(&places, manifest, &documents).await?;
+            let (manifest, config) = self.approve(image, &documents, &listener).await?;
+            let (_places, image) = self.with_config(config, manifest, &documents).await?;
             Ok(self.record(image.decision()))
         };
         tokio::time::timeout(limit, verifying)
@@ -188,13 +189,14 @@ impl Agent {
 
     /// From a name to a manifest that the owner's policy approves.
     ///
-    /// The policy and then its keys are fetched beside the manifest and then its signatures.
+    /// The policy and then its keys are fetched beside the manifest and then its signatures, and
+    /// with these the config, which nobody looks at before the manifest is approved.
     async fn approve(
         &self,
         image: &str,
         documents: &Documents,
         listener: &Listener,
-    ) -> Result<(Places, Approved<Manifest>), Error> {
+    ) -> Result<(Approved<Manifest>, Remaining), Error> {
         // Sooner than anything is fetched.
         ImageRef::parse_edge(image).map_err(Error::Reference)?;
         let (tell_name, name) = oneshot::channel();
@@ -216,20 +218,20 @@ impl Agent {
         let (keys, found) = try_join(keys, found).await?;
         let Found {
             mut case,
-            places,
+            remaining,
             attachments,
         } = found;
         case.evidence.resources = keys;
         case.evidence.now = Some(self.resources.now());
         let (mut case, more) = case.needs_more().await;
-        let source = places.first();
+        let source = remaining.places.first();
         let found = self.discover(source, attachments, &more).await;
         case.evidence.discovered.extend(found);
         let decided = case.decide().await;
         let manifest = decided.map_err(|denied| self.denied(denied))?;
         listener.tell(Progress::Approved(manifest.digest()));
         info!(record = %self.record(manifest.decision()).line(), "approved");
-        Ok((places, manifest))
+        Ok((manifest, remaining))
     }
 
     /// The manifest and what speaks for it, but for the keys.
@@ -242,16 +244,18 @@ impl Agent {
         policy: oneshot::Receiver<Policy>,
     ) -> Result<Found, Error> {
         let located = self.locate(image, documents, tell_name).await;
-        if let Ok((_, _, manifest)) = &located {
+        let located = located.map(|(reference, places, manifest)| {
             listener.tell(Progress::Resolved(manifest.digest()));
-        }
+            let config = Prefetch::begin(&manifest, places.first(), documents);
+            (reference, Remaining { places, config }, manifest)
+        });
         // Before the registry's failure, if it has failed: that of the policy is told first, by
         // whoever fetches it, and that ends this.
         let Ok(policy) = policy.await else {
             return pending().await;
         };
-        let (reference, places, manifest) = located?;
-        let source = places.first();
+        let (reference, remaining, manifest) = located?;
+        let source = remaining.places.first();
         let needs = policy.rules_for(&reference).needs(&manifest);
         let lookaside = self.lookaside(&needs).await?;
         let place = Place::of(&self.registry, source, &lookaside, &reference);
@@ -269,7 +273,7 @@ impl Agent {
         };
         Ok(Found {
             case,
-            places,
+            remaining,
             attachments,
         })
     }
@@ -450,18 +454,20 @@ impl Agent {
 
     async fn with_config(
         &self,
-        places: &Places,
+        Remaining { places, config }: Remaining,
         manifest: Approved<Manifest>,
         documents: &Documents,
-    ) -> Result<Approved<Image>, Error> {
+    ) -> Result<(Places, Approved<Image>), Error> {
         let descriptor = manifest.config().map_err(Error::Manifest)?;
-        if let Some(raw) = documents.find(descriptor.digest()).await {
-            return manifest.with_config(&raw).map_err(Error::Config);
-        }
-        let mut raw = places
-            .first()
-            .small_blob(descriptor, MAX_CONFIG_BYTES)
-            .await;
+        let mut raw = match config {
+            Some(under_way) => under_way.untrusted_bytes().await,
+            None => {
+                places
+                    .first()
+                    .small_blob(descriptor, MAX_CONFIG_BYTES)
+                    .await
+            }
+        };
         for source in places.iter().skip(1) {
             let Err(error) = &raw else { break };
             if !source.is_worth_asking(Some(Some(error))) {
@@ -469,10 +475,13 @@ impl Agent {
             }
             info!(error = %chain(error), "asking the next place");
             raw = source.small_blob(descriptor, MAX_CONFIG_BYTES).await;
+            if let Ok(raw) = &raw {
+                documents.note(descriptor.digest(), raw);
+            }
         }
         let raw = raw.map_err(Error::FetchConfig)?;
-        documents.note(descriptor.digest(), &raw);
-        manifest.with_config(&raw).map_err(Error::Config)
+        let image = manifest.with_config(&raw).map_err(Error::Config)?;
+        Ok((places, image))
     }
 
     /// Gets the layers and mounts them; once more if unused layers of others were in the way.
@@ -593,9 +602,16 @@ impl Case {
 /// What was found for a decision, but for the keys.
 struct Found {
     case: Case,
-    places: Places,
+    remaining: Remaining,
     /// Whether evidence is looked for in the registry.
     attachments: bool,
+}
+
+/// Where the rest of an image is, and what has been asked for of it.
+struct Remaining {
+    places: Places,
+    /// None where no approval could lead to an image.
+    config: Option<Prefetch>,
 }
 
 /// Gives back what bundles hold that are gone, while this pull goes on: the writable part of a

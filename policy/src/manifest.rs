@@ -120,6 +120,12 @@ impl Unverified<Manifest> {
         self.value.layers.len()
     }
 
+    /// Where the image's config is, if this manifest is to be believed, given that every layer is of
+    /// a kind that can be unpacked. What is fetched from there before an approval proves nothing.
+    pub fn untrusted_config(&self) -> Result<&Descriptor, ManifestError> {
+        self.value.layer_compressions().map(|_| self.value.config())
+    }
+
     /// The layers, bottom first.
     pub(crate) fn layers(&self) -> &[Descriptor] {
         &self.value.layers

@@ -19,7 +19,7 @@ use rustix::process::Signal;
 use rustix::thread::CapabilitySet;
 use serde_json::{Value, json};
 
-use super::{assert_says, content, trusting_guest};
+use super::{DENIED, assert_says, content, trusting_guest};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_attestation_serves_many_pulls_at_once() {
@@ -108,6 +108,64 @@ async fn policy_and_keys_are_fetched_while_the_registry_is_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn config_comes_while_policy_and_key_are_fetched() {
+    let scene = Scene::start().await;
+    let (kbs_takes, config_takes) = (Duration::from_secs(1), Duration::from_millis(1500));
+    let image = Image::small("beside the keys");
+    let (registry, guest, reference) = asked_of_hostile_for(&scene, &image).await;
+    let config = format!("GET /v2/app/blobs/{}", image.blobs[0].0);
+    let daemon = guest.start().await;
+    scene.kbs.fault(Step::Get, KbsFault::Delay(kbs_takes), 2);
+    registry.arm(&image.blobs[0].0, Fault::Slow(1 << 20, config_takes));
+    let start = Instant::now();
+    daemon.delivers(&reference, &guest.bundle("c1")).await;
+    let took = start.elapsed();
+    assert!(took >= 2 * kbs_takes, "{took:?}");
+    assert!(took < 2 * kbs_takes + config_takes, "{took:?}");
+    let asked = |line: &&String| **line == config;
+    assert_eq!(registry.requests().iter().filter(asked).count(), 1);
+
+    // What is in the store is not asked for.
+    registry.disarm();
+    daemon.delivers(&reference, &guest.bundle("c2")).await;
+    assert_eq!(registry.requests().iter().filter(asked).count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denial_waits_for_no_config_and_keeps_nothing_of_it() {
+    let scene = Scene::start().await;
+    let image = Image::small("denied meanwhile");
+    let (registry, guest, reference) = asked_of_hostile_for(&scene, &image).await;
+    scene.set_policy(&json!({"default": [{"type": "reject"}]}));
+    let daemon = guest.start().await;
+    let before = guest.residue();
+    for (case, fault) in [
+        ("stalls", Some(Fault::StallAfter(0))),
+        ("is not there", Some(Fault::Status(404))),
+        ("is there", None),
+    ] {
+        scene
+            .kbs
+            .fault(Step::Get, KbsFault::Delay(Duration::from_millis(500)), 1);
+        registry.disarm();
+        if let Some(fault) = fault {
+            registry.arm(&image.blobs[0].0, fault);
+        }
+        let start = Instant::now();
+        let refusal = daemon.refuses(&reference, &guest.bundle(case)).await;
+        assert_says(case, &refusal.message, &[DENIED]);
+        assert!(start.elapsed() < Duration::from_secs(5), "{case}");
+        assert_eq!(
+            registry.requests().len(),
+            2,
+            "{case}: {:?}",
+            registry.requests()
+        );
+        guest.assert_residue(&before, case).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_missing_spoils_nothing_where_others_are_enough() {
     let scene = Scene::start().await;
     let signed = |key| json!({"type": "sigstoreSigned", "keyPath": format!("kbs:///{key}")});
@@ -152,10 +210,13 @@ async fn a_policy_that_is_not_to_be_had_is_told_before_what_the_registry_says() 
 /// A registry that is honest until told otherwise, a guest that trusts the owner's key for it, and
 /// an image there that is signed with it.
 async fn asked_of_hostile(scene: &Scene) -> (Hostile, Guest, String) {
+    asked_of_hostile_for(scene, &Image::small("hostile")).await
+}
+
+async fn asked_of_hostile_for(scene: &Scene, image: &Image) -> (Hostile, Guest, String) {
     let registry = Hostile::start().await;
-    let image = Image::small("hostile");
     let name = format!("{}/app", registry.host());
-    let reference = registry.push("app:1", &image);
+    let reference = registry.push("app:1", image);
     let signature = scene.key.attest(&Claim::of(&name, &image.digest()));
     let tag = format!("app:{}", signature_tag(&image.digest()));
     registry.push(&tag, &signature_image([signature]));
