@@ -55,11 +55,15 @@ impl Challenge {
         registry: &Url,
     ) -> Result<Self, ChallengeFault> {
         let mut basic = None;
+        let mut fault = ChallengeFault::Scheme;
         for value in values {
-            let challenges = std::str::from_utf8(value)
-                .ok()
-                .and_then(|text| http_auth::parse_challenges(text).ok())
-                .ok_or(ChallengeFault::Malformed)?;
+            let text = std::str::from_utf8(value).ok();
+            let Some(challenges) = text.and_then(|text| http_auth::parse_challenges(text).ok())
+            else {
+                // What we cannot read may be what we need not answer.
+                fault = ChallengeFault::Malformed;
+                continue;
+            };
             for challenge in &challenges {
                 if challenge.scheme.eq_ignore_ascii_case("bearer") {
                     return Self::bearer(challenge, registry);
@@ -69,7 +73,7 @@ impl Challenge {
                 }
             }
         }
-        basic.ok_or(ChallengeFault::Scheme)
+        basic.ok_or(fault)
     }
 
     fn bearer(challenge: &ChallengeRef<'_>, registry: &Url) -> Result<Self, ChallengeFault> {
@@ -99,6 +103,16 @@ mod tests {
 
     fn challenge(registry: &str, value: &str) -> Result<Challenge, ChallengeFault> {
         Challenge::among([value.as_bytes()], &Url::parse(registry).unwrap())
+    }
+
+    #[test]
+    fn challenge_that_cannot_be_read_spoils_no_other() {
+        let registry = Url::parse("https://registry.example").unwrap();
+        let values = [b"Negotiate abc==".as_slice(), b"Basic realm=\"x\""];
+        let answered = Challenge::among(values, &registry).unwrap();
+        assert_eq!(answered, Challenge::Basic);
+        let alone = Challenge::among(values.into_iter().take(1), &registry);
+        assert_eq!(alone.unwrap_err(), ChallengeFault::Malformed);
     }
 
     #[test]

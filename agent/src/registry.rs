@@ -17,6 +17,7 @@ mod throttle;
 mod token;
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use policy::{Descriptor, Digest, ImageRef};
 use reqwest::header::HeaderValue;
@@ -142,7 +143,7 @@ impl Registry {
         }
     }
 
-    /// Whether TLS is spoken at `host`, whoever it is.
+    /// Whether TLS is spoken at `host`, whoever it is, and at once.
     pub(crate) async fn speaks_tls(
         &self,
         host: &str,
@@ -161,7 +162,9 @@ impl Registry {
             plain_hosts: &[],
         };
         let http = self.http(&reach)?;
-        Ok(http.get_small_once(&request, MAX_PING_BYTES).await.is_ok())
+        let asking = http.get_small_once(&request, MAX_PING_BYTES);
+        let answer = tokio::time::timeout(MAX_PING, asking).await;
+        Ok(answer.is_ok_and(|answer| answer.is_ok()))
     }
 
     fn http(&self, reach: &Reach) -> Result<Http, RegistryError> {
@@ -512,6 +515,8 @@ impl Source {
 
 /// Each has connections of its own; more ways to reach registries than these are in no use at a time.
 const MAX_CLIENTS: usize = 32;
+/// How long an answer is waited for without which we can do.
+const MAX_PING: Duration = Duration::from_secs(5);
 /// Bytes of an answer whose body nobody reads.
 const MAX_PING_BYTES: usize = 1 << 20;
 /// Every kind of manifest that we can read; what else a registry has, it may refuse or convert.

@@ -310,7 +310,11 @@ async fn a_registry_over_https_is_trusted_by_its_extra_root() {
     let daemon = guest.start().await;
     let before = guest.residue();
     let refusal = daemon.refuses(&reference, &guest.bundle("c1")).await;
-    assert_eq!(refusal.code, kit::client::Code::UNAUTHENTICATED, "{refusal:?}");
+    assert_eq!(
+        refusal.code,
+        kit::client::Code::UNAUTHENTICATED,
+        "{refusal:?}"
+    );
     super::assert_says(
         "unknown authority",
         &refusal.message,

@@ -41,3 +41,31 @@ async fn a_redirect_from_https_to_http_is_not_followed() {
     }
     assert_eq!(plain.requests(), Vec::<String>::new());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_from_plain_http_to_https_is_followed_to_who_is_vouched_for() {
+    let registry = Hostile::start().await;
+    let storage = Hostile::start_https().await;
+    let image = Image::small("stored elsewhere");
+    let reference = registry.push("app:1", &image);
+    storage.push("app:1", &image);
+    for (digest, _) in &image.blobs {
+        let path = format!("/v2/app/blobs/{digest}");
+        let target = format!("https://{}{path}", storage.host());
+        registry.arm(&path, Fault::Redirect(target));
+    }
+    let mut guest = trusting_guest(&registry.host());
+    let daemon = guest.start().await;
+    let refusal = daemon.refuses(&reference, &guest.bundle("c1")).await;
+    assert_eq!(refusal.code, Code::UNAUTHENTICATED, "{refusal:?}");
+    assert_eq!(storage.requests(), Vec::<String>::new());
+    drop(daemon);
+    guest.settings = guest
+        .settings
+        .clone()
+        .with("image.extra_root_certificates", vec![storage.authority()]);
+    let daemon = guest.start().await;
+    let digest = daemon.delivers(&reference, &guest.bundle("c1")).await;
+    assert_eq!(digest, image.digest());
+    assert_eq!(storage.requests().len(), image.blobs.len());
+}

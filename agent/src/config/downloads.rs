@@ -48,8 +48,9 @@ pub(super) fn read(section: Option<Section<'_>>) -> Result<DownloadSettings, Con
 }
 
 const MOST_ATTEMPTS: u64 = 100;
-/// With less, a read of the network would wait longer than the deadline for the next byte.
-const LEAST_RATE: u64 = 16 << 10;
+/// With less, a stream would wait longer than the deadline for its turn, and over HTTP/2 for the
+/// megabytes after which the window of its connection is opened anew.
+const LEAST_RATE: u64 = 128 << 10;
 /// One large layer.
 const LEAST_MEMORY: u64 = 4 << 20;
 /// The largest integer of TOML.

@@ -56,7 +56,14 @@ impl Download {
         progress: &mut impl FnMut(u64),
     ) -> Result<Ended, RegistryError> {
         let mut surplus = self.surplus(&response)?;
-        while let Some(mut chunk) = http::next_chunk(&mut response, &self.wanted).await? {
+        loop {
+            let mut chunk = match http::next_chunk(&mut response, &self.wanted).await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break,
+                // Nothing is missing but the end, and there is nothing to ask anybody for.
+                Err(_) if self.offset == self.size => break,
+                Err(error) => return Err(error),
+            };
             throttle.pass(chunk.len()).await;
             if surplus > 0 {
                 let known = usize::try_from(surplus)
@@ -190,6 +197,16 @@ mod tests {
         answer.body(body).unwrap().into()
     }
 
+    /// An answer whose line breaks after `body`.
+    fn broken(body: &'static [u8]) -> Response {
+        let pieces = [
+            Ok(Bytes::from_static(body)),
+            Err(std::io::Error::other("reset")),
+        ];
+        let body = Body::wrap_stream(futures_util::stream::iter(pieces));
+        ::http::Response::new(body).into()
+    }
+
     /// What reaches the unpacker of a blob of which `had` bytes came before, and how it ended.
     async fn receive(had: usize, answer: Response) -> (Vec<u8>, Result<Ended, RegistryError>) {
         let (sender, mut reader) = blob_channel();
@@ -217,6 +234,18 @@ mod tests {
             let (bytes, ended) = receive(4, rest).await;
             assert_eq!((bytes.as_slice(), ended.unwrap()), (BLOB, Ended::Complete));
         }
+    }
+
+    #[tokio::test]
+    async fn a_line_that_breaks_behind_the_last_byte_costs_nothing() {
+        let (bytes, ended) = receive(0, broken(BLOB)).await;
+        assert_eq!((bytes.as_slice(), ended.unwrap()), (BLOB, Ended::Complete));
+        let (bytes, ended) = receive(0, broken(b"012345678")).await;
+        assert_eq!(bytes, b"012345678");
+        assert!(
+            matches!(ended, Err(RegistryError::Broken { .. })),
+            "{ended:?}"
+        );
     }
 
     #[tokio::test]

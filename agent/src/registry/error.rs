@@ -307,6 +307,11 @@ impl RegistryError {
     /// Sorts a failure of the HTTP client by what it means to the reader.
     pub(crate) fn transport(wanted: &Wanted, source: &reqwest::Error) -> Self {
         let wanted = wanted.clone();
+        let rejected = causes(source).find_map(|cause| cause.downcast_ref::<rustls::Error>());
+        if let Some(rustls::Error::InvalidCertificate(fault)) = rejected {
+            let reason = fault.to_string();
+            return Self::NotTrusted { wanted, reason };
+        }
         if source.is_connect() {
             let reason = match source.is_timeout() {
                 true => "no connection within the deadline".to_owned(),
@@ -316,11 +321,6 @@ impl RegistryError {
         }
         if source.is_timeout() {
             return Self::Stalled { wanted };
-        }
-        let rejected = causes(source).find_map(|cause| cause.downcast_ref::<rustls::Error>());
-        if let Some(rustls::Error::InvalidCertificate(fault)) = rejected {
-            let reason = fault.to_string();
-            return Self::NotTrusted { wanted, reason };
         }
         let reason = innermost(source);
         Self::Broken { wanted, reason }
@@ -381,7 +381,8 @@ fn innermost(error: &reqwest::Error) -> String {
                 [[image.registry_config.registry]]"
             .to_owned();
     }
-    text
+    // A part of it may be the server's own words.
+    printable(text.as_bytes()).unwrap_or_default()
 }
 
 /// An error and what lies beneath it, outermost first. What an [`io::Error`] wraps is not among its

@@ -4,6 +4,7 @@
 //! Redirects are followed by hand, because what may follow one is a matter of security: never
 //! from https to http, never with our credentials to another host, and never into the guest itself.
 
+use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ use crate::certs::Certificates;
 use crate::config::{Timeouts, masked};
 
 /// How registries are reached: proxy, extra roots and deadlines, as configured.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Route {
     /// Proxy for https requests.
     pub(crate) https_proxy: Option<String>,
@@ -37,6 +38,13 @@ pub(crate) struct Route {
     pub(crate) attempts: NonZeroU32,
     /// How fast layers may come.
     pub(crate) throttle: Arc<Throttle>,
+}
+
+/// Without the proxies, which may have a password.
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Route").finish_non_exhaustive()
+    }
 }
 
 /// How one registry is spoken to, and who vouches for it.
@@ -64,7 +72,6 @@ pub(crate) struct Http {
 }
 
 /// A request for one thing of one registry.
-#[derive(Debug)]
 pub(crate) struct Request<'a> {
     /// Where the thing is.
     pub(crate) url: Url,
@@ -84,14 +91,42 @@ pub(crate) struct Request<'a> {
     pub(crate) form: Option<&'a Zeroizing<String>>,
 }
 
+/// Without the form, which may have a token.
+impl fmt::Debug for Request<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut request = f.debug_struct("Request");
+        request
+            .field("wanted", &self.wanted)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Http {
     /// A client for a registry that is reached like this.
     pub(crate) fn new(route: &Route, reach: &Reach, named: &Named) -> Result<Self, RegistryError> {
-        let far = builder(route)?.dns_resolver(named.clone());
-        let far = trusting(far, route, reach, false)?;
+        let is_plain = matches!(reach, Reach::PlainHttp);
+        let builder = || Ok(builder(route)?.https_only(!is_plain));
+        let near = build(trusting(builder()?, route, reach)?)?;
+        let elsewhere = match reach {
+            Reach::Tls(known) | Reach::UnverifiedTls(known) => Reach::Tls(Certificates {
+                // Who we are is for the registry itself.
+                clients: Vec::new(),
+                ..known.clone()
+            }),
+            Reach::PlainHttp => Reach::Tls(Certificates::default()),
+        };
+        let far = |reach| {
+            let builder: ClientBuilder = builder()?.dns_resolver(named.clone());
+            build(trusting(builder, route, reach)?)
+        };
+        let far = match far(&elsewhere) {
+            // A guest without any root may use a registry that needs none.
+            Err(_) if is_plain => far(reach)?,
+            far => far?,
+        };
         Ok(Self {
-            near: build(trusting(builder(route)?, route, reach, true)?)?,
-            far: build(far)?,
+            near,
+            far,
             named: named.clone(),
             timeouts: route.timeouts,
             attempts: route.attempts,
@@ -196,7 +231,8 @@ impl Http {
     }
 
     async fn send(&self, url: &Url, request: &Request<'_>) -> Result<Response, RegistryError> {
-        let client = if url.host() == request.home.host() {
+        let home = (request.home.scheme(), request.home.host());
+        let client = if (url.scheme(), url.host()) == home {
             &self.near
         } else {
             &self.far
@@ -333,29 +369,24 @@ impl Route {
     }
 }
 
-/// What `reach` says about TLS. Who we are is for the registry itself.
+/// What `reach` says about TLS.
 fn trusting(
     builder: ClientBuilder,
     route: &Route,
     reach: &Reach,
-    is_registry: bool,
 ) -> Result<ClientBuilder, RegistryError> {
     let (certificates, is_verified) = match reach {
-        // It trusts no certificate at all, so that it works in a guest without any root, and so
-        // that a redirect to https ends in an error instead of in a surprise.
+        // It trusts no certificate at all, so that it works in a guest without any root.
         Reach::PlainHttp => return Ok(builder.tls_certs_only([])),
         Reach::Tls(certificates) => (certificates, true),
         Reach::UnverifiedTls(certificates) => (certificates, false),
     };
     let roots = route.extra_root_certificates.iter().map(String::as_bytes);
     let own = certificates.authorities.iter().map(Vec::as_slice);
-    let mut builder = builder.https_only(true);
+    let mut builder = builder;
     for pem in roots.chain(own) {
         let bundle = Certificate::from_pem_bundle(pem).map_err(RegistryError::Client)?;
         builder = builder.tls_certs_merge(bundle);
-    }
-    if !is_registry {
-        return Ok(builder);
     }
     if let Some(client) = certificates.clients.first() {
         let identity = Identity::from_pem(&client.pem()).map_err(RegistryError::Client)?;
