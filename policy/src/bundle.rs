@@ -92,12 +92,14 @@ fn verify(
     } else {
         envelope_as_bundle(found, untrusted)?
     };
-    // Which digest the signature is to be for, the engine must be told; what it then proves is that
-    // these very bytes are signed.
+    // What a stranger says is not read. Of a certificate only the engine can tell whose it is, and
+    // it must be told which digest the signature is to be for; what it then proves is that these
+    // very bytes are signed.
+    let claimant = signers.claimant(&bundle)?;
     let (payload_type, payload) = bundle.untrusted_statement()?;
     let statement = UntrustedStatement::parse(payload_type, payload)?;
     let (subject, digest, annotations) = statement.about(manifest)?;
-    let signed = signers.open_statement(&bundle, digest)?;
+    let signed = claimant.prove(&bundle, digest)?;
     check_identity(wanted)?;
     let proof = Proof {
         key_fingerprint: signed.signer,

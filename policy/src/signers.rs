@@ -208,8 +208,42 @@ impl Signers {
 }
 
 impl Signers {
-    /// Who of the signers signed the statement in `bundle`, which is about `digest`.
-    pub(crate) fn open_statement(
+    /// Who of the signers may have made `bundle`: nothing of what it says is read for that. A key is
+    /// the one whose signature it has.
+    pub(crate) fn claimant(
+        &self,
+        bundle: &UntrustedBundle,
+    ) -> Result<Claimant<'_>, SignatureProblem> {
+        match self {
+            Self::Keys(keys) => Ok(Claimant::Key(signer_among(keys, bundle)?)),
+            Self::LoggedKeys(keys, _logs, root) => {
+                let key = signer_among(keys, bundle)?;
+                match root.as_ref() {
+                    Ok(root) => Ok(Claimant::LoggedKey(key, root)),
+                    Err(problem) => Err(SignatureProblem::Logs(problem.clone())),
+                }
+            }
+            Self::Root(root) => Ok(Claimant::Certificate(root)),
+            Self::Fulcio(..) => Err(SignatureProblem::NoBundles { rule: "fulcio" }),
+            Self::Pki(..) => Err(SignatureProblem::NoBundles { rule: "pki" }),
+        }
+    }
+}
+
+/// Who may have made a bundle, as far as that can be told without knowing what it is about.
+#[derive(Debug)]
+pub(crate) enum Claimant<'s> {
+    /// This key has signed it.
+    Key(&'s PublicKey),
+    /// This key has signed it, and one of these logs must have it.
+    LoggedKey(&'s PublicKey, &'s TrustedRoot),
+    /// Whoever has a certificate: the engine judges that together with all the rest.
+    Certificate(&'s RootSigners),
+}
+
+impl Claimant<'_> {
+    /// Who signed the statement in `bundle`, which is about `digest`.
+    pub(crate) fn prove(
         &self,
         bundle: &UntrustedBundle,
         digest: &Digest,
@@ -219,21 +253,14 @@ impl Signers {
             certificate: None,
             logged_at,
         };
+        let artifact = BundleArtifact::Digest(digest);
         match self {
-            Self::Keys(keys) => Ok(signed_by(signer_among(keys, bundle)?, None)),
-            Self::LoggedKeys(keys, _logs, root) => {
-                let key = signer_among(keys, bundle)?;
-                let root = match root.as_ref() {
-                    Ok(root) => root,
-                    Err(problem) => return Err(SignatureProblem::Logs(problem.clone())),
-                };
-                let artifact = BundleArtifact::Digest(digest);
+            Self::Key(key) => Ok(signed_by(key, None)),
+            Self::LoggedKey(key, root) => {
                 let logged_at = root.verify_logged_key(bundle, artifact, key)?;
                 Ok(signed_by(key, logged_at))
             }
-            Self::Root(root) => root.verify(bundle, BundleArtifact::Digest(digest)),
-            Self::Fulcio(..) => Err(SignatureProblem::NoBundles { rule: "fulcio" }),
-            Self::Pki(..) => Err(SignatureProblem::NoBundles { rule: "pki" }),
+            Self::Certificate(root) => root.verify(bundle, artifact),
         }
     }
 }

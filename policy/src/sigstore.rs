@@ -23,7 +23,7 @@ use crate::authority::Chain;
 use crate::certificate::{Certificate, CertificateError};
 use crate::digest::Digest;
 use crate::encoding::encode_base64;
-use crate::json::Json;
+use crate::json::{Json, Members};
 use crate::key::PublicKey;
 use crate::printable::printable;
 use crate::rekor::LogKey;
@@ -287,8 +287,15 @@ impl UntrustedBundle {
         if found > limit {
             return Err(BundleProblem::TooLarge { limit, found });
         }
-        // The engine's reader takes what stands twice or lies deep in whatever way it likes.
-        Json::parse(document)?;
+        // The engine's reader takes what stands twice or lies deep in whatever way it likes, and of
+        // the members that exclude each other the first.
+        let json = Json::parse(document)?;
+        let top = json.root().open_object()?;
+        one_of(&top, CONTENTS)?;
+        one_of(
+            &top.required("verificationMaterial")?.open_object()?,
+            SIGNERS,
+        )?;
         let text = String::from_utf8_lossy(document);
         let bundle = Bundle::from_json(&text).map_err(|source| BundleProblem::Malformed {
             why: printable(&source),
@@ -415,6 +422,15 @@ fn verify_envelope(
     }
 }
 
+/// Whether there is one member of a group of which a bundle has one (a `oneof` of its protocol).
+fn one_of(members: &Members<'_>, group: &'static [&'static str]) -> Result<(), BundleProblem> {
+    let found = group.iter().filter(|name| members.non_null(name).is_some());
+    match found.count() {
+        1 => Ok(()),
+        found => Err(BundleProblem::NotOne { group, found }),
+    }
+}
+
 fn empty_lists(material: &Material) -> Vec<&'static str> {
     let lists = [
         (AUTHORITIES, material.certificate_authorities.is_empty()),
@@ -473,6 +489,10 @@ fn unusable(error: impl fmt::Display) -> TrustedRootError {
     }
 }
 
+/// What is signed: a statement in an envelope, or bytes that are elsewhere.
+const CONTENTS: &[&str] = &["dsseEnvelope", "messageSignature"];
+/// Who signed it.
+const SIGNERS: &[&str] = &["certificate", "x509CertificateChain", "publicKey"];
 const AUTHORITIES: &str = "certificateAuthorities";
 const LOGS: &str = "tlogs";
 const CERTIFICATE_LOGS: &str = "ctlogs";

@@ -365,6 +365,24 @@ fn malformed_bundles_are_refused() {
 }
 
 #[test]
+fn bundles_with_two_of_what_excludes_each_other_are_refused() {
+    let services = Sigstore::mint();
+    let desk = Desk::new(&services);
+    let good = signer(&services).sign(&statement());
+    let contents = good.clone().edit(|bundle| {
+        let signature = bundle["dsseEnvelope"]["signatures"][0]["sig"].clone();
+        bundle["messageSignature"] = json!({"signature": signature});
+    });
+    let words = ["it has 2 of dsseEnvelope, messageSignature"];
+    desk.refuses("contents", &contents.bytes(), &SIGNER, &words);
+    let signers = good.edit(|bundle| {
+        bundle["verificationMaterial"]["publicKey"] = json!({"hint": ""});
+    });
+    let words = ["it has 2 of certificate, x509CertificateChain, publicKey"];
+    desk.refuses("signers", &signers.bytes(), &SIGNER, &words);
+}
+
+#[test]
 fn envelopes_of_something_else_are_refused() {
     let services = Sigstore::mint();
     let desk = Desk::new(&services);

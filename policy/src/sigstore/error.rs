@@ -32,6 +32,14 @@ pub enum BundleProblem {
     /// Not the JSON that it should be.
     #[error("it is malformed: {0}")]
     Json(JsonError),
+    /// None or several of what excludes each other: who reads it decides what it says.
+    #[error("it has {found} of {}, where a bundle has one", group.join(", "))]
+    NotOne {
+        /// The members of which it must have one.
+        group: &'static [&'static str],
+        /// How many it has.
+        found: usize,
+    },
     /// JSON, but no bundle.
     #[error("it is no bundle: {why}")]
     Malformed {

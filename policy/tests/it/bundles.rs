@@ -339,6 +339,81 @@ fn bundle_that_has_two_readings_or_two_signatures_is_refused() {
 }
 
 #[test]
+fn bundle_with_none_or_two_of_what_excludes_each_other_is_refused() {
+    let owner = Signer::new();
+    let good = bundle(&owner, &signature());
+    let wants = policy(&json!([signed_by_key()]));
+    let message = json!({"signature": good["dsseEnvelope"]["signatures"][0]["sig"]});
+    let content = ["dsseEnvelope", "messageSignature"].as_slice();
+    let signer = ["certificate", "x509CertificateChain", "publicKey"].as_slice();
+    let edited = |change: &dyn Fn(&mut Value)| {
+        let mut changed = good.clone();
+        change(&mut changed);
+        changed
+    };
+    let material = "verificationMaterial";
+    for (case, changed, group, found) in [
+        (
+            "both contents",
+            edited(&|it| it["messageSignature"] = message.clone()),
+            content,
+            2,
+        ),
+        (
+            "no content",
+            edited(&|it| it["dsseEnvelope"] = Value::Null),
+            content,
+            0,
+        ),
+        (
+            "key and certificate",
+            edited(&|it| it[material]["certificate"] = json!({"rawBytes": "AA=="})),
+            signer,
+            2,
+        ),
+        (
+            "neither key nor certificate",
+            edited(&|it| it[material] = json!({})),
+            signer,
+            0,
+        ),
+    ] {
+        assert_eq!(
+            problem(&wants, &with(&owner, &changed)),
+            SignatureProblem::Bundle(BundleProblem::NotOne { group, found }),
+            "{case}"
+        );
+    }
+    // What is null is not there.
+    let nothing = edited(&|it| it["messageSignature"] = Value::Null);
+    assert!(decide(&wants, image(), &with(&owner, &nothing)).is_ok());
+}
+
+#[test]
+fn nothing_that_a_stranger_states_is_read() {
+    let (owner, stranger) = (Signer::new(), Signer::new());
+    let log = STANDARD.encode(Signer::new().pem());
+    let mut logged = signed_by_key();
+    logged["rekorPublicKeyData"] = json!(log);
+    for wants in [signed_by_key(), logged] {
+        let wants = policy(&json!([wants]));
+        for (payload_type, payload) in [
+            ("application/json", "{}"),
+            ("application/vnd.in-toto+json", "no JSON"),
+            ("application/vnd.in-toto+json", "{}"),
+        ] {
+            let envelope = envelope(&stranger, payload_type, payload.as_bytes());
+            let problem = problem(&wants, &with(&owner, &bundle_of(&envelope)));
+            assert_eq!(
+                problem,
+                SignatureProblem::OtherKey { tried: 1 },
+                "{payload}"
+            );
+        }
+    }
+}
+
+#[test]
 fn name_of_the_repository_is_demanded_of_no_bundle_in_vain() {
     let owner = Signer::new();
     let evidence = with(&owner, &bundle(&owner, &signature()));
