@@ -18,7 +18,7 @@ use policy::{COSIGN_PAYLOAD, Digest, Discovered, MAX_MANIFEST_BYTES, NotFetched}
 use self::opening::{Artefact, Opened};
 use crate::config::{EvidenceLimits, EvidencePlaces};
 use crate::error::chain;
-use crate::evidence::unanswered;
+use crate::evidence::{NO_ATTACHMENTS, unanswered};
 use crate::registry::{Incomplete, Listing, Referrer, RegistryError, Source};
 use crate::resources::Resources;
 
@@ -34,7 +34,11 @@ pub(crate) async fn discover(
     let limits = &places.limits;
     let in_registry = async {
         if !attachments {
-            return [Discovered::default(), Discovered::default()];
+            let unasked = Discovered {
+                candidates: Vec::new(),
+                incomplete: vec![NotFetched::not_configured(NO_ATTACHMENTS)],
+            };
+            return [unasked, Discovered::default()];
         }
         let (attested, referring) = tokio::join!(
             in_time(limits, subject, attestations(source, limits, subject)),

@@ -78,8 +78,7 @@ async fn attached(
     if place.uses_attachments() {
         signatures(source, subject).await
     } else {
-        let why = "use-sigstore-attachments is false for the image";
-        Err(NotFetched::not_configured(why))
+        Err(NotFetched::not_configured(NO_ATTACHMENTS))
     }
 }
 
@@ -172,6 +171,8 @@ fn not_fetched(why: String, is_transient: bool) -> NotFetched {
     }
 }
 
+/// Why the registry is not asked for what cosign keeps there.
+pub(crate) const NO_ATTACHMENTS: &str = "use-sigstore-attachments is false for the image";
 /// Signatures per document; more would make every pull pay for a registry's spite.
 const MAX_SIGNATURES: usize = 64;
 /// Bytes of one signed payload; real ones have a few hundred.

@@ -11,7 +11,7 @@ use toml::{Table, Value};
 use super::{DENIED, FAILED, assert_says, content, trusting_guest};
 
 /// An entry of `registries.conf` for `prefix`, with mirrors as `location` and further keys.
-fn entry(prefix: &str, insecure: bool, mirrors: &[(&str, &[&str])]) -> Value {
+pub(crate) fn entry(prefix: &str, insecure: bool, mirrors: &[(&str, &[&str])]) -> Value {
     let mut entry = Table::new();
     entry.insert("location".to_owned(), prefix.into());
     entry.insert("insecure".to_owned(), insecure.into());
@@ -27,7 +27,7 @@ fn entry(prefix: &str, insecure: bool, mirrors: &[(&str, &[&str])]) -> Value {
     Value::Table(entry)
 }
 
-const REGISTRIES: &str = "image.registry_config.registry";
+pub(crate) const REGISTRIES: &str = "image.registry_config.registry";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirror_that_cannot_be_reached_gives_way_to_the_next_and_then_to_the_registry() {

@@ -5,7 +5,11 @@ mod discovery;
 mod elsewhere;
 mod evidence;
 mod flood;
+mod legacy;
+mod lessons;
 mod logged;
+mod names;
+mod places;
 
 use std::process::Command;
 

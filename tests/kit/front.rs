@@ -9,6 +9,7 @@ mod referrers;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -54,6 +55,8 @@ struct State {
     referrers: Option<Referrers>,
     /// By a part of the path, what is answered to whatever is asked for there.
     faults: HashMap<String, (u16, Bytes)>,
+    /// A part of the paths for which no answer ever comes.
+    stalled: Option<String>,
 }
 
 impl Front {
@@ -72,6 +75,7 @@ impl Front {
                 requests: Vec::new(),
                 referrers: None,
                 faults: HashMap::new(),
+                stalled: None,
             }),
         });
         let server = tokio::spawn(accept(listener, Arc::clone(&shared)));
@@ -126,6 +130,11 @@ impl Front {
         }
     }
 
+    /// From now on no request is answered whose path has this part in it; `None` to stop.
+    pub fn stall(&self, part: Option<&str>) {
+        self.shared.state().stalled = part.map(str::to_owned);
+    }
+
     /// Forgets the requests seen.
     pub fn forget_requests(&self) {
         self.shared.state().requests.clear();
@@ -160,9 +169,18 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn stalls(&self, path: &str) -> bool {
+        let state = self.state();
+        let part = state.stalled.as_ref();
+        part.is_some_and(|part| path.contains(part.as_str()))
+    }
+
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let (head, body) = request.into_parts();
         let path = head.uri.path().to_owned();
+        if self.stalls(&path) {
+            return pending().await;
+        }
         let announces = {
             let mut state = self.state();
             state.requests.push(format!("{} {path}", head.method));

@@ -6,7 +6,8 @@
 
 use futures_util::StreamExt as _;
 use futures_util::stream::iter;
-use policy::{CosignSignature, Descriptor, Digest, Discovered, NotFetched, parse_attachments};
+use policy::parse_attachments;
+use policy::{CosignSignature, Descriptor, Digest, Discovered, ManifestError, NotFetched};
 use serde::Deserialize;
 
 use super::{BUNDLE, is_evidence};
@@ -133,10 +134,12 @@ async fn manifest(
         let why = format!("its manifest has the digest {actual}");
         return Err(NotFetched::permanent(why));
     }
-    // Whatever is no image manifest has no layers that could be evidence.
     let content_type = served.untrusted_content_type.as_deref();
-    let Ok(layers) = parse_attachments(content_type, bytes) else {
-        return Ok(Opened::Foreign);
+    let layers = match parse_attachments(content_type, bytes) {
+        Ok(layers) => layers,
+        // Whatever is no image manifest has no layers that could be evidence.
+        Err(ManifestError::UnknownType { .. }) => return Ok(Opened::Foreign),
+        Err(error) => return Err(NotFetched::permanent(chain(&error))),
     };
     if !layers.iter().any(|layer| is_evidence(layer.media_type())) {
         return Ok(Opened::Foreign);

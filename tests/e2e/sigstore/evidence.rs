@@ -1,11 +1,8 @@
 //! Certificates in the place of keys: which evidence they must come with, and whom they must name.
 #![expect(
-    clippy::items_after_statements,
     clippy::needless_pass_by_value,
     clippy::redundant_closure_for_method_calls,
-    clippy::semicolon_if_nothing_returned,
     clippy::too_many_lines,
-    clippy::type_complexity,
     reason = "tables of cases, each row as short as it can be"
 )]
 
@@ -20,14 +17,14 @@ use serde_json::{Value, json};
 use super::{ROOT, Stage};
 use crate::{DENIED, assert_says};
 
-const EMAIL: &str = "dev@example.com";
-const ISSUER: &str = "https://login.example.com";
-const ENTRY: &str = "/verificationMaterial/tlogEntries/0";
-const STAMP: &str =
+pub(super) const EMAIL: &str = "dev@example.com";
+pub(super) const ISSUER: &str = "https://login.example.com";
+pub(super) const ENTRY: &str = "/verificationMaterial/tlogEntries/0";
+pub(super) const STAMP: &str =
     "/verificationMaterial/timestampVerificationData/rfc3161Timestamps/0/signedTimestamp";
 
 /// A requirement of a signature by these identities, with some members more.
-fn by(identities: &Value, more: &Value) -> Value {
+pub(super) fn by(identities: &Value, more: &Value) -> Value {
     let mut requirement = json!({
         "type": "sigstoreSigned",
         "trustedRoot": format!("kbs:///{ROOT}"),
@@ -39,25 +36,27 @@ fn by(identities: &Value, more: &Value) -> Value {
     requirement
 }
 
-fn by_dev(evidence: &Value) -> Value {
+pub(super) fn by_dev(evidence: &Value) -> Value {
     let identities = json!([{"subject": EMAIL, "issuer": ISSUER}]);
     by(&identities, &json!({"evidence": evidence}))
 }
 
-fn dev(services: &Sigstore) -> Ceremony<'_> {
+pub(super) fn dev(services: &Sigstore) -> Ceremony<'_> {
     services.ceremony(Identity::email(EMAIL, ISSUER))
 }
 
+type Make = Box<dyn Fn(&Sigstore, &Statement) -> Bundle>;
+
 /// One bundle under one requirement: accepted where no words are expected.
-struct Case {
-    name: &'static str,
-    requirement: Value,
-    make: Box<dyn Fn(&Sigstore, &Statement) -> Bundle>,
-    words: &'static [&'static str],
+pub(super) struct Case {
+    pub(super) name: &'static str,
+    pub(super) requirement: Value,
+    pub(super) make: Make,
+    pub(super) words: &'static [&'static str],
 }
 
 /// A case of dev's.
-fn case(
+pub(super) fn case(
     name: &'static str,
     evidence: &Value,
     make: impl for<'a> Fn(Ceremony<'a>) -> Ceremony<'a> + 'static,
@@ -93,7 +92,7 @@ fn who(
 
 impl Stage {
     /// Attaches each bundle to an image of its own and pulls that.
-    async fn judge(&self, cases: Vec<Case>) {
+    pub(super) async fn judge(&self, cases: Vec<Case>) {
         let daemon = self.guest.start().await;
         for (number, case) in cases.iter().enumerate() {
             let (name, image) = (case.name, Image::small(case.name));
@@ -293,125 +292,6 @@ async fn whom_a_certificate_names_is_compared_whole() {
                 github(),
                 &["refs/heads/main"],
             ),
-        ])
-        .await;
-}
-
-/// Each advisory by what it teaches: who made the software vulnerable is not what is tested.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_lessons_of_the_advisories_hold() {
-    let stage = Stage::set().await;
-    let swapped = |services: &Sigstore, statement: &Statement| {
-        let other = dev(services).sign(&statement.clone().annotated("other", "one"));
-        let entry = other.json()["verificationMaterial"]["tlogEntries"].clone();
-        dev(services)
-            .sign(statement)
-            .edit(|json| json["verificationMaterial"]["tlogEntries"] = entry)
-    };
-    let unpromised = |services: &Sigstore, statement: &Statement| {
-        let signed = dev(services).without_timestamp().sign(statement);
-        signed.without(&format!("{ENTRY}/inclusionPromise"))
-    };
-    let moved = |services: &Sigstore, statement: &Statement| {
-        dev(services).sign(statement).edit(|json| {
-            json["verificationMaterial"]["tlogEntries"][0]["integratedTime"] = "1".into()
-        })
-    };
-    let predicate = |services: &Sigstore, statement: &Statement| {
-        let sbom = "https://spdx.dev/Document";
-        dev(services).sign(
-            &statement
-                .clone()
-                .edit(|json| json["predicateType"] = sbom.into()),
-        )
-    };
-    let twice = |services: &Sigstore, statement: &Statement| {
-        dev(services).sign(statement).edit(|json| {
-            let signature = json["dsseEnvelope"]["signatures"][0].clone();
-            json["dsseEnvelope"]["signatures"] = json!([signature, signature]);
-        })
-    };
-    let no_subject = |services: &Sigstore, statement: &Statement| {
-        dev(services).sign(&statement.clone().edit(|json| json["subject"] = json!([])))
-    };
-    let empty_digest = |services: &Sigstore, statement: &Statement| {
-        let empty = json!([{"digest": {"sha256": ""}}]);
-        dev(services).sign(&statement.clone().edit(|json| json["subject"] = empty))
-    };
-    let garbage = |services: &Sigstore, statement: &Statement| {
-        dev(services).sign(statement).edit(|json| {
-            json["verificationMaterial"]["tlogEntries"][0]["canonicalizedBody"] = "e30=".into();
-        })
-    };
-    let foreign_stamp = |services: &Sigstore, statement: &Statement| {
-        let other = Sigstore::mint();
-        let stamp = dev(&other).sign(statement);
-        let stamp = stamp.json().pointer(STAMP).cloned().unwrap();
-        dev(services)
-            .sign(statement)
-            .edit(|json| *json.pointer_mut(STAMP).unwrap() = stamp)
-    };
-    type Make = fn(&Sigstore, &Statement) -> Bundle;
-    let lessons: [(&'static str, Make, &'static [&'static str]); 9] = [
-        (
-            "an entry is of this signature",
-            swapped,
-            &["does not count"],
-        ),
-        ("a time without a promise is no time", unpromised, &["time"]),
-        ("a promise covers its time", moved, &["does not count"]),
-        (
-            "the type of predicate is checked",
-            predicate,
-            &["https://spdx.dev/Document"],
-        ),
-        ("an envelope has one signature", twice, &["does not count"]),
-        ("no subject is no match", no_subject, &["does not count"]),
-        (
-            "an empty digest is no match",
-            empty_digest,
-            &["does not count"],
-        ),
-        (
-            "a malformed entry is refused and not a panic",
-            garbage,
-            &["does not count"],
-        ),
-        (
-            "a timestamp is of a trusted authority",
-            foreign_stamp,
-            &["does not count"],
-        ),
-    ];
-    let cases = lessons.map(|(name, make, words)| Case {
-        name,
-        requirement: by_dev(&json!({})),
-        make: Box::new(make),
-        words,
-    });
-    stage.judge(cases.into()).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn intermediates_are_good_when_they_are_used() {
-    let mut stage = Stage::set().await;
-    stage.services = Sigstore::with_expired_intermediate();
-    stage
-        .scene
-        .kbs
-        .put(ROOT, stage.services.trusted_root().to_string());
-    let all = json!({});
-    // Within the year of the intermediate, which ended long ago.
-    const THEN: Moment = Moment(1_590_000_000);
-    stage
-        .judge(vec![
-            case(
-                "in its time",
-                &all,
-                |one| one.issued(THEN).signed(THEN.plus(10)),
-                &[],
-            ),
-            case("after its time", &all, |one| one, &["does not count"]),
         ])
         .await;
 }
