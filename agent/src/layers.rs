@@ -380,16 +380,24 @@ impl Flight {
         // Dropping this future must end the work at its next entry, not at its next wait for bytes.
         let _cancelled_when_dropped = CancelOnDrop(Arc::clone(&cancel));
         blocking(move || {
-            let Self { store, budget, .. } = &*self;
+            let store = &self.store;
             let staging = store.stage().map_err(Error::Store)?;
+            let budget = Budget::part(&self.budget);
             let unpacked = match &self.onto {
-                None => rootfs::unpack(&layer, blob, &staging, budget, &cancel),
+                None => rootfs::unpack(&layer, blob, &staging, &budget, &cancel),
                 Some(onto) => {
                     let below = onto.view.root();
-                    rootfs::unpack_onto(&layer, blob, below, &staging, budget, &cancel)
+                    rootfs::unpack_onto(&layer, blob, below, &staging, &budget, &cancel)
                 }
             };
-            let unpacked = unpacked.map_err(|source| unpack_error(&layer, source))?;
+            let unpacked = match unpacked {
+                Ok(unpacked) => unpacked,
+                Err(source) => {
+                    // The next place has the whole of it again.
+                    budget.give_back();
+                    return Err(unpack_error(&layer, source));
+                }
+            };
             let chain = self.onto.as_ref().map(|onto| &onto.chain);
             store
                 .publish(&layer, chain, staging, unpacked, self.terms.sync)

@@ -1,6 +1,7 @@
 //! The bounds within which a layer is unpacked.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::Error;
@@ -121,6 +122,8 @@ impl Limits {
 pub struct Budget {
     limits: Limits,
     spent: AtomicU64,
+    /// What this is a part of.
+    whole: Option<Arc<Budget>>,
 }
 
 impl Budget {
@@ -129,6 +132,17 @@ impl Budget {
         Self {
             limits,
             spent: AtomicU64::new(0),
+            whole: None,
+        }
+    }
+
+    /// A part of `whole` for one attempt at one layer: what is spent of it is spent of the whole,
+    /// unless it is [given back](Self::give_back).
+    pub fn part(whole: &Arc<Self>) -> Self {
+        Self {
+            limits: whole.limits.clone(),
+            spent: AtomicU64::new(0),
+            whole: Some(Arc::clone(whole)),
         }
     }
 
@@ -138,15 +152,27 @@ impl Budget {
     }
 
     /// Counts unpacked bytes of the image: also for a layer that was unpacked before, by its
-    /// [`content_bytes`](crate::Unpacked::content_bytes). What a failed attempt has spent stays
-    /// spent.
+    /// [`content_bytes`](crate::Unpacked::content_bytes).
     ///
     /// # Errors
     /// [`Error::Limit`] beyond [`Limits::image_bytes`].
     pub fn spend(&self, bytes: u64) -> Result<(), Error> {
         let before = self.spent.fetch_add(bytes, Ordering::Relaxed);
-        self.limits
-            .hold(LimitKind::ImageBytes, before.saturating_add(bytes))
+        match &self.whole {
+            Some(whole) => whole.spend(bytes),
+            None => {
+                let spent = before.saturating_add(bytes);
+                self.limits.hold(LimitKind::ImageBytes, spent)
+            }
+        }
+    }
+
+    /// Gives back to the whole what the attempt has spent of it, whose files are gone.
+    pub fn give_back(self) {
+        if let Some(whole) = &self.whole {
+            let spent = self.spent.into_inner();
+            whole.spent.fetch_sub(spent, Ordering::Relaxed);
+        }
     }
 }
 
@@ -234,6 +260,23 @@ mod tests {
             "the layer has 101 unpacked bytes together with the image's other layers, at most 100 \
              are allowed"
         );
+    }
+
+    #[test]
+    fn failed_attempt_gives_back_what_it_has_spent() {
+        let whole = Arc::new(Budget::new(Limits {
+            image_bytes: 100,
+            ..Limits::default()
+        }));
+        whole.spend(30).unwrap();
+        let failed = Budget::part(&whole);
+        failed.spend(60).unwrap();
+        failed.spend(20).unwrap_err();
+        failed.give_back();
+        let kept = Budget::part(&whole);
+        kept.spend(70).unwrap();
+        drop(kept);
+        whole.spend(1).unwrap_err();
     }
 
     #[test]

@@ -66,6 +66,25 @@ async fn a_mirror_that_breaks_or_forges_a_layer_is_passed_over_for_it() {
     }
 }
 
+/// What a place sent in vain does not count against the limit of the image.
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_were_wrong_are_not_counted_for_the_image() {
+    let world = World::new().await;
+    let mut guest = mirrored_guest(&world);
+    let key = "image_agent.limits.image_bytes";
+    guest.settings = guest.settings.clone().with(key, 600_000);
+    let daemon = guest.start().await;
+    let image = Image::of([layer_of("noise", "counted once", 400_000)]).build();
+    world.push("app:1", &image).await;
+    world
+        .line
+        .arm(blob_of(&image, 0), Trouble::Corrupt(401_000));
+    let reference = format!("{}/app:1", world.registry.host());
+    daemon.delivers(&reference, &guest.bundle("c1")).await;
+    let asked = world.line.requests().join("\n");
+    assert!(asked.contains(blob_of(&image, 0)), "{asked}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn when_every_place_fails_each_is_named_with_its_cause() {
     let world = World::new().await;
