@@ -183,6 +183,57 @@ async fn blocked_name_is_refused_before_anybody_is_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn drop_ins_on_disk_count_in_the_order_of_their_names() {
+    let registry = Registry::start().await;
+    let image = Image::small("dropped in");
+    registry.push("app:1", &image).await;
+    let mut guest = trusting_guest(registry.host());
+    let file = guest.path().join("registries.conf");
+    let folder = guest.path().join("registries.conf.d");
+    std::fs::create_dir(&folder).unwrap();
+    let leads_to = |host: &str| {
+        format!("[[registry]]\nprefix = \"team.example\"\nlocation = \"{host}\"\ninsecure = true\n")
+    };
+    std::fs::write(&file, leads_to(&closed_port())).unwrap();
+    let drop_in = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
+    drop_in("20-last.conf", &leads_to(registry.host()));
+    drop_in("10-first.conf", &leads_to(&closed_port()));
+    drop_in("30-none.conf.bak", "[[registry");
+    guest.settings = guest
+        .settings
+        .clone()
+        .without("image.registry_config")
+        .with(
+            "image.registry_configuration_uri",
+            format!("file://{}", file.display()),
+        );
+    let daemon = guest.start().await;
+    let digest = daemon
+        .delivers("team.example/app:1", &guest.bundle("c1"))
+        .await;
+    assert_eq!(digest, image.digest());
+
+    drop_in(
+        "40-blocked.conf",
+        "[[registry]]\nprefix = \"team.example\"\nblocked = true\n",
+    );
+    let refusal = daemon
+        .refuses("team.example/app:1", &guest.bundle("c2"))
+        .await;
+    assert_eq!(refusal.code, Code::PERMISSION_DENIED, "{refusal:?}");
+    drop_in("50-broken.conf", "[[registry");
+    let refusal = daemon
+        .refuses("team.example/app:1", &guest.bundle("c2"))
+        .await;
+    assert_eq!(refusal.code, Code::FAILED_PRECONDITION, "{refusal:?}");
+    assert_says(
+        "broken",
+        &refusal.message,
+        &["malformed registries configuration"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nginx_is_a_mirror_over_http2_and_ipv6_and_is_told_the_registry() {
     let registry = Registry::start().await;
     let image = Image::small("behind nginx");

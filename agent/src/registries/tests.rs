@@ -338,6 +338,21 @@ fn what_has_no_effect_is_said() {
 }
 
 #[test]
+fn address_of_ipv6_is_no_name_for_an_image_and_a_name_that_leads_there_is() {
+    let error = registries("").reference("[::1]:5000/app:1").unwrap_err();
+    let form = "the reference does not have the form [host[:port]/]path[:tag][@digest]";
+    assert_eq!(error.to_string(), form);
+    let entry = "[[registry]]\nprefix = \"a.example\"\nlocation = \"[::1]:5000\"";
+    let error = registries(entry)
+        .endpoints(&image("a.example/app:1"))
+        .unwrap_err();
+    assert_eq!(error.name, "[::1]:5000/app:1");
+    let named = registries(&entry.replace("[::1]", "ip6-localhost"));
+    let endpoints = named.endpoints(&image("a.example/app:1")).unwrap();
+    assert_eq!(show(&endpoints[0]), "ip6-localhost:5000 app");
+}
+
+#[test]
 fn credentials_are_asked_for_in_the_order_of_the_last_list() {
     assert_eq!(registries("").credential_sources(), [CREDENTIALS_FILE]);
     let list = r#"credential-helpers = ["ecr-login", "containers-auth.json"]"#;
