@@ -101,6 +101,8 @@ pub struct Image {
     pub sigstore_config: Option<Source>,
     /// Location of an auth.json.
     pub registry_credentials: Option<String>,
+    /// Whether a registry that refuses these is asked once more without.
+    pub anonymous_fallback: bool,
     /// What to know about registries, as far as the configuration itself says it.
     pub registries: Registries,
     /// Location of a registries.conf, if there is no table of that kind in the configuration.

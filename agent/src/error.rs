@@ -194,7 +194,7 @@ impl Error {
     /// Whether a registry wants other credentials than those that we have.
     pub(crate) fn is_refusal(&self) -> bool {
         match self {
-            Self::Resolve(source) => source.is_refusal(),
+            Self::Resolve(source) | Self::Fetch { source, .. } => source.is_refusal(),
             Self::Nowhere { failures, .. } => failures.iter().any(Self::is_refusal),
             _ => false,
         }

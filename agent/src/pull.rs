@@ -30,6 +30,7 @@ use crate::lookaside::Place;
 use crate::prefetch::Prefetch;
 use crate::progress::{Listener, Progress};
 use crate::record::Record;
+use crate::registries::Registries;
 use crate::registry::{Places, Registry, Source};
 use crate::resources::Resources;
 use crate::sources::Sources;
@@ -343,11 +344,7 @@ impl Agent {
         documents: &Documents,
         tell_name: oneshot::Sender<ImageRef>,
     ) -> Result<(ImageRef, Places, Unverified<Manifest>), Error> {
-        let sources = Sources {
-            config: &self.config,
-            resources: &self.resources,
-            registry: &self.registry,
-        };
+        let sources = self.sources();
         let registries = sources.registries().await?;
         let reference = registries.reference(image).map_err(Error::Reference)?;
         // Whoever wants to know may have failed.
@@ -355,16 +352,61 @@ impl Agent {
         let places = sources.places(&registries, &reference).await?;
         let resolved = match self.resolve_anywhere(&places, &reference, documents).await {
             // Credentials that were kept may have run out since.
-            Err(error) if error.is_refusal() && self.resources.keeps_any() => {
-                info!(error = %chain(&error), "fetching the registry credentials again");
-                self.resources.forget();
-                let places = sources.places(&registries, &reference).await?;
-                self.resolve_anywhere(&places, &reference, documents).await
+            Err(refusal) if refusal.is_refusal() && self.forget_credentials() => {
+                info!(error = %chain(&refusal), "fetching the registry credentials again");
+                let again = self.resolve_by(sources, &registries, &reference, documents);
+                again.await.map_err(|error| refusal_before(error, refusal))
+            }
+            resolved => resolved,
+        };
+        let may_be_anonymous = self.config.image.anonymous_fallback && places.have_login();
+        let resolved = match resolved {
+            Err(refusal) if refusal.is_refusal() && may_be_anonymous => {
+                info!(error = %chain(&refusal), "asking without credentials");
+                let sources = sources.anonymous();
+                let again = self.resolve_by(sources, &registries, &reference, documents);
+                again.await.map_err(|error| refusal_before(error, refusal))
             }
             resolved => resolved,
         };
         let (places, manifest) = resolved?;
         Ok((reference, places, manifest))
+    }
+
+    async fn resolve_by(
+        &self,
+        sources: Sources<'_>,
+        registries: &Registries,
+        reference: &ImageRef,
+        documents: &Documents,
+    ) -> Result<(Places, Unverified<Manifest>), Error> {
+        let places = sources.places(registries, reference).await?;
+        self.resolve_anywhere(&places, reference, documents).await
+    }
+
+    /// Lets the registry credentials be fetched anew. Whether they may so become others.
+    fn forget_credentials(&self) -> bool {
+        let location = self.config.image.registry_credentials.as_deref();
+        location.is_some_and(|location| self.resources.forget_one(location))
+    }
+
+    fn sources(&self) -> Sources<'_> {
+        Sources {
+            config: &self.config,
+            resources: &self.resources,
+            registry: &self.registry,
+            anonymous: false,
+        }
+    }
+
+    /// The same places with the credentials that are for them now: short-lived ones may have run out
+    /// since the pull began.
+    async fn renewed(&self, places: &Places, reference: &ImageRef) -> Result<Places, Error> {
+        self.forget_credentials();
+        let sources = self.sources();
+        let registries = sources.registries().await?;
+        let renewed = sources.places(&registries, reference).await?;
+        Ok(renewed.from_where(places))
     }
 
     /// The manifest from the first place that has it, and the places from that one on.
@@ -484,10 +526,11 @@ impl Agent {
         Ok((places, image))
     }
 
-    /// Gets the layers and mounts them; once more if unused layers of others were in the way.
+    /// Gets the layers and mounts them; once more if unused layers of others were in the way, and
+    /// once more if the registry has begun to refuse the credentials.
     async fn deliver(
         &self,
-        places: Places,
+        mut places: Places,
         image: Approved<Image>,
         wanted: Wanted,
         listener: &Listener,
@@ -495,11 +538,19 @@ impl Agent {
         let image = Arc::new(image);
         let under_way = self.layers.under_way(&wanted.store, &image)?;
         let free = room::make(&wanted.store, &image, under_way).await?;
-        let mut has_made_room = false;
+        let (mut has_made_room, mut has_renewed) = (false, false);
         loop {
             let result = self.fill(&places, &image, &wanted, listener).await;
             let error = match result {
                 Err(error) if error.is_disk_full() => error,
+                Err(error) if error.is_refusal() && places.have_login() && !has_renewed => {
+                    info!(error = %chain(&error), "fetching the registry credentials again");
+                    let reference = image.decision().reference();
+                    let renewed = self.renewed(&places, reference).await;
+                    places = renewed.map_err(|second| refusal_before(second, error))?;
+                    has_renewed = true;
+                    continue;
+                }
                 other => return other,
             };
             if has_made_room || !room::make_all(&wanted.store, &image, free).await? {
@@ -612,6 +663,18 @@ struct Remaining {
     places: Places,
     /// None where no approval could lead to an image.
     config: Option<Prefetch>,
+}
+
+/// What to tell when a second attempt was made after a refusal: the refusal, which names the
+/// credentials, unless the second attempt came further.
+fn refusal_before(second: Error, refusal: Error) -> Error {
+    match second {
+        Error::Resource { .. } | Error::Registries(_) | Error::Open(_) => {}
+        ref second if second.is_refusal() => {}
+        further => return further,
+    }
+    info!(error = %chain(&second), "nor by a second attempt");
+    refusal
 }
 
 /// Gives back what bundles hold that are gone, while this pull goes on: the writable part of a

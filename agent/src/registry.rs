@@ -221,6 +221,11 @@ impl Source {
         format!("{}/{}", self.endpoint.host, self.endpoint.repository)
     }
 
+    /// Whether credentials go there.
+    pub(crate) fn has_login(&self) -> bool {
+        self.account.login.is_some()
+    }
+
     /// Whether this is another way to the place before, for when that does not speak plain http.
     pub(crate) fn is_fallback(&self) -> bool {
         self.is_fallback

@@ -152,16 +152,21 @@ impl Resources {
         }
     }
 
-    /// Whether what was fetched serves again for a while.
-    pub(crate) fn keeps_any(&self) -> bool {
-        self.keeps
-    }
-
     /// Forgets what was fetched, so that what was rotated takes effect with the next pull.
     pub(crate) fn forget(&self) {
         if let Some(client) = self.client() {
             client.forget_resources();
         }
+    }
+
+    /// Forgets one resource, so that it is fetched anew. Whether it may have been a kept one.
+    pub(crate) fn forget_one(&self, location: &str) -> bool {
+        let (Some(client), Ok(Location::Kbs(uri))) = (self.client(), Location::parse(location))
+        else {
+            return false;
+        };
+        client.forget_resource(&uri);
+        self.keeps
     }
 
     /// What time it is at least: the host can set our clock back, but not before our own making,

@@ -26,6 +26,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) config: &'a Config,
     pub(crate) resources: &'a Resources,
     pub(crate) registry: &'a Registry,
+    /// Whether credentials are left aside.
+    pub(crate) anonymous: bool,
 }
 
 /// Why a place cannot be opened. The author of the configuration is at fault.
@@ -74,6 +76,12 @@ pub enum OpenError {
 }
 
 impl Sources<'_> {
+    /// The same without credentials.
+    pub(crate) fn anonymous(self) -> Self {
+        let anonymous = true;
+        Self { anonymous, ..self }
+    }
+
     /// What the owner says about registries: in the configuration, or in a resource it names.
     ///
     /// Beside a file `F`, the files `F.d/*.conf` count, too, in the order of their names
@@ -102,9 +110,14 @@ impl Sources<'_> {
         image: &ImageRef,
     ) -> Result<Places, Error> {
         let own = &self.config.image_agent;
+        let (file, order) = if self.anonymous {
+            (None, Vec::new())
+        } else {
+            (self.logins().await?, registries.credential_sources())
+        };
         let accounts = Accounts {
-            file: self.logins().await?,
-            order: registries.credential_sources(),
+            file,
+            order,
             enabled: &own.credential_helpers,
             deadline: own.timeouts.idle,
         };

@@ -140,6 +140,11 @@ impl KbsClient {
         self.shared.cache().clear();
     }
 
+    /// Forgets one resource, so that the next request for it goes to the service.
+    pub fn forget_resource(&self, uri: &ResourceUri) {
+        self.shared.cache().forget(uri);
+    }
+
     /// Attests, or joins the handshake in flight, or says what the present one has brought.
     ///
     /// # Errors

@@ -218,6 +218,91 @@ async fn credentials_that_were_kept_are_fetched_again_from_the_kbs_when_they_are
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn credentials_that_run_out_in_the_middle_are_fetched_again_from_the_kbs() {
+    let scene = Scene::start().await;
+    let tokens = TokenServer::start("user", "second", "").await;
+    let registry = Hostile::start_https().await;
+    let (early, late) = (Image::small("early"), Image::small("late"));
+    let resource = "default/credentials/1";
+    let put = |password: &str| {
+        let auths = json!({"auths": {registry.host(): {"auth": auth("user", password)}}});
+        scene.kbs.put(resource, auths.to_string());
+    };
+    put("first");
+    scene.set_policy(&json!({"default": [{"type": "insecureAcceptAnything"}]}));
+    let mut guest = scene.guest();
+    let authorities = vec![registry.authority(), tokens.authority()];
+    guest.settings = guest
+        .settings
+        .clone()
+        .with("image.extra_root_certificates", authorities)
+        .with(
+            "image.authenticated_registry_credentials_uri",
+            format!("kbs:///{resource}"),
+        )
+        .with("image_agent.kbs.ttl", 600);
+    let daemon = guest.start().await;
+    let reference = registry.push("early:1", &early);
+    daemon.delivers(&reference, &guest.bundle("c1")).await;
+    // What is kept has run out, and only the layers are behind a door.
+    put("second");
+    let reference = registry.push("late:1", &late);
+    let (realm, layer) = (tokens.realm(), late.blobs[1].0.clone());
+    let challenge = format!("Bearer realm=\"{realm}\",service=\"registry.test\"");
+    registry.arm_times(&layer, Fault::Challenge(challenge.clone()), 2);
+    let digest = daemon.delivers(&reference, &guest.bundle("c2")).await;
+    assert_eq!(digest, late.digest());
+    let asked = "GET basic repository:late:pull";
+    assert_eq!(tokens.requests(), [asked, asked], "refused, taken");
+
+    // Once: what stays wrong is told.
+    tokens.set_password("user", "third");
+    let worse = Image::small("worse");
+    let reference = registry.push("worse:1", &worse);
+    registry.arm(&worse.blobs[1].0, Fault::Challenge(challenge));
+    let refusal = daemon.refuses(&reference, &guest.bundle("c3")).await;
+    assert_eq!(refusal.code, Code::UNAUTHENTICATED, "{refusal:?}");
+    assert_eq!(tokens.requests().len(), 4, "{:?}", tokens.requests());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_refuses_credentials_is_asked_without_only_if_the_owner_says_so() {
+    let store = Registry::start().await;
+    let image = Image::small("public");
+    store.push("app:1", &image).await;
+    let tokens = TokenServer::start("user", "s3cret", "").await;
+    let registry = store.guarded(&tokens.auth()).await;
+    let reference = format!("{}/app:1", registry.host());
+    let mut guest = guest_trusting(&[registry.authority(), tokens.authority()]);
+    let host = registry.host();
+    log_in(
+        &mut guest,
+        &json!({host: {"auth": auth("user", "expired")}}),
+    );
+    let daemon = guest.start().await;
+    let refusal = daemon.refuses(&reference, &guest.bundle("c1")).await;
+    let named = format!("access refused with the credentials for \"{host}\"");
+    assert_says("by default", &refusal.message, &[&named]);
+    drop(daemon);
+
+    let key = "image.anonymous_fallback_on_unauthorized";
+    guest.settings = guest.settings.clone().with(key, true);
+    let daemon = guest.start().await;
+    let refusal = daemon.refuses(&reference, &guest.bundle("c1")).await;
+    assert_says("private", &refusal.message, &[&named]);
+    tokens.admit_anonymous();
+    let digest = daemon.delivers(&reference, &guest.bundle("c1")).await;
+    assert_eq!(digest, image.digest());
+    let kinds = tokens.requests();
+    let kinds: Vec<&str> = kinds
+        .iter()
+        .filter_map(|line| line.split(' ').nth(1))
+        .collect();
+    let expected = ["basic", "basic", "anonymous", "basic", "anonymous"];
+    assert_eq!(kinds, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_gate_of_nginx_opens_to_the_certificate_of_its_host() {
     let registry = Registry::start().await;
     let image = Image::small("behind a gate");

@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -46,6 +47,7 @@ struct Shared {
     /// `Basic ...` of the one user.
     password: Mutex<String>,
     identity_token: String,
+    anonymous: AtomicBool,
     requests: Mutex<Vec<String>>,
 }
 
@@ -66,6 +68,7 @@ impl TokenServer {
             certificate: certificate.der().to_vec(),
             password: Mutex::new(basic(user, password)),
             identity_token: identity_token.to_owned(),
+            anonymous: AtomicBool::new(false),
             requests: Mutex::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind a port");
@@ -104,6 +107,11 @@ impl TokenServer {
     /// From now on the user has this password.
     pub fn set_password(&self, user: &str, password: &str) {
         *lock(&self.shared.password) = basic(user, password);
+    }
+
+    /// From now on whoever says nothing of himself gets a token, too.
+    pub fn admit_anonymous(&self) {
+        self.shared.anonymous.store(true, Ordering::Relaxed);
     }
 
     /// What was asked for: `GET basic scope`, `GET anonymous scope` or `POST refresh_token scope`.
@@ -151,7 +159,7 @@ impl Shared {
                 ("refresh_token", is_known)
             }
             (_, Some(header)) => ("basic", *lock(&self.password) == header),
-            (_, None) => ("anonymous", false),
+            (_, None) => ("anonymous", self.anonymous.load(Ordering::Relaxed)),
         };
         lock(&self.requests).push(format!("{} {kind} {scope}", head.method));
         let (status, body) = if is_known {

@@ -79,6 +79,10 @@ fn image(page: &mut Page, image: &Image) {
     if let Some(uri) = &image.registry_credentials {
         page.text("authenticated_registry_credentials_uri", uri);
     }
+    page.entry(
+        "anonymous_fallback_on_unauthorized",
+        image.anonymous_fallback,
+    );
     if let Some(uri) = &image.registry_configuration {
         page.text("registry_configuration_uri", uri);
     }

@@ -230,7 +230,6 @@ fn every_key_without_effect_is_named_in_a_warning() {
         "kbc.kbs_cert has no effect",
         "image.sigstore_config has no effect: image.sigstore_config_uri wins",
         "image.image_security_policy has no effect: image.image_security_policy_uri wins",
-        "image.anonymous_fallback_on_unauthorized has no effect",
         "image.registry_configuration_uri has no effect: image.registry_config wins",
         "image.registry_config.unqualified-search-registries has no effect",
     ];

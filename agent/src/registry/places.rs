@@ -59,6 +59,21 @@ impl Places {
         }
     }
 
+    /// Whether credentials go to any of them.
+    pub(crate) fn have_login(&self) -> bool {
+        self.iter().any(|source| source.has_login())
+    }
+
+    /// These places, without those that `before` had none of any more.
+    pub(crate) fn from_where(&self, before: &Self) -> Self {
+        let is_first = |source: &&Arc<Source>| {
+            let (place, first) = (source.place(), before.first());
+            place == first.place() && source.is_fallback() == first.is_fallback()
+        };
+        let first = self.iter().find(is_first).unwrap_or(&self.first);
+        self.beginning_at(first)
+    }
+
     /// The hosts that would serve the image, too, if they were not blocked.
     pub(crate) fn blocked(&self) -> &[String] {
         &self.blocked

@@ -48,10 +48,7 @@ impl Reader<'_> {
         let most = image.number("max_concurrent_layer_downloads_per_image", 1, MAX_DOWNLOADS)?;
         let policy = self.policy(&mut image)?;
         let sigstore_config = self.sigstore_config(&mut image)?;
-        if image.flag("anonymous_fallback_on_unauthorized")? {
-            let key = "image.anonymous_fallback_on_unauthorized";
-            self.not_yet(key, "second attempt without credentials");
-        }
+        let anonymous_fallback = image.flag("anonymous_fallback_on_unauthorized")?;
         let credentials = "authenticated_registry_credentials_uri";
         let (registries, registry_configuration) = self.registries(&mut image)?;
         let config = Image {
@@ -59,6 +56,7 @@ impl Reader<'_> {
             policy,
             sigstore_config,
             registry_credentials: image.parsed(credentials, value::location)?,
+            anonymous_fallback,
             registries,
             registry_configuration,
             max_concurrent_layer_downloads: most
@@ -164,6 +162,7 @@ impl Reader<'_> {
             ),
             sigstore_config: None,
             registry_credentials: location("agent.image_registry_auth")?,
+            anonymous_fallback: false,
             registries: Registries::default(),
             registry_configuration: None,
             max_concurrent_layer_downloads: None,
