@@ -346,7 +346,7 @@ fn address_of_ipv6_is_no_name_for_an_image_and_a_name_that_leads_there_is() {
     let error = registries(entry)
         .endpoints(&image("a.example/app:1"))
         .unwrap_err();
-    assert_eq!(error.name, "[::1]:5000/app:1");
+    assert_eq!(error.name, "[::1]:5000/app");
     let named = registries(&entry.replace("[::1]", "ip6-localhost"));
     let endpoints = named.endpoints(&image("a.example/app:1")).unwrap();
     assert_eq!(show(&endpoints[0]), "ip6-localhost:5000 app");
