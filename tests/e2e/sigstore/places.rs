@@ -131,7 +131,10 @@ async fn a_registry_is_asked_for_no_evidence_where_that_is_switched_off() {
         let refusal = daemon.refuses(&reference, &stage.guest.bundle("c1")).await;
         assert_eq!(refusal.code, Code::PERMISSION_DENIED, "{refusal:?}");
         assert_says("off", &refusal.message, &[FAILED, DENIED, OFF]);
-        let asked = stage.front.requests();
+        let config = format!("GET /v2/team/app/blobs/{}", image.blobs[0].0);
+        let mut asked = stage.front.requests();
+        // It may have been asked for by then, or not yet.
+        asked.retain(|request| *request != config);
         assert_eq!(asked, ["GET /v2/team/app/manifests/1"]);
     }
     // What the owner delivers is in no registry.
