@@ -335,6 +335,16 @@ pub enum Fault {
         found: String,
     },
 
+    /// Not what a proxy can be without.
+    #[error(
+        "expected a host or domain without a port, an address, a network such as 10.0.0.0/8, or *, \
+         found {found:?}"
+    )]
+    ProxyException {
+        /// The item of the list.
+        found: String,
+    },
+
     /// Not the name of a credential helper.
     #[error(
         "expected what follows docker-credential- in the name of a program, such as ecr-login, \

@@ -26,11 +26,26 @@ impl fmt::Debug for RegistrySettings {
 
 /// What the sections set.
 pub(super) fn read(sections: Vec<Section<'_>>) -> Result<Vec<RegistrySettings>, ConfigError> {
-    sections.into_iter().map(read_one).collect()
+    let mut registries: Vec<RegistrySettings> = Vec::new();
+    for section in sections {
+        let settings = read_one(section, &registries)?;
+        registries.push(settings);
+    }
+    Ok(registries)
 }
 
-fn read_one(mut section: Section<'_>) -> Result<RegistrySettings, ConfigError> {
-    let host = section.parsed("host", host)?;
+fn read_one(
+    mut section: Section<'_>,
+    earlier: &[RegistrySettings],
+) -> Result<RegistrySettings, ConfigError> {
+    let host = section.parsed("host", |text| {
+        let host = host(text)?;
+        if earlier.iter().any(|other| other.host == host) {
+            let other = "an earlier [[image_agent.registry]] for the same host";
+            return Err(Fault::Incompatible { other });
+        }
+        Ok(host)
+    })?;
     let ca = pem(&mut section, "ca")?;
     let certificate = pem(&mut section, "client_certificate")?;
     let key = pem(&mut section, "client_key")?;

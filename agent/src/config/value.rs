@@ -1,5 +1,6 @@
 //! Single values: from the text that was written to something that is legal.
 
+use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
 
 use base64::Engine as _;
@@ -75,6 +76,39 @@ pub(super) fn absolute_path(text: &str) -> Result<PathBuf, Fault> {
         Err(Fault::RelativePath {
             found: text.to_owned(),
         })
+    }
+}
+
+/// Hosts, domains and networks that no proxy is used for, as the HTTP client reads them.
+pub(super) fn no_proxy(text: &str) -> Result<String, Fault> {
+    let items = text.split(',').map(str::trim);
+    let items = items.filter(|item| !item.is_empty()).map(exception);
+    Ok(items.collect::<Result<Vec<_>, _>>()?.join(","))
+}
+
+/// What would never match is refused: the owner would believe that it does.
+fn exception(item: &str) -> Result<&str, Fault> {
+    let (address, length) = match item.split_once('/') {
+        Some((address, length)) => (address, Some(length)),
+        None => (item, None),
+    };
+    let is_length = |most: u8| length.is_none_or(|text| text.parse().is_ok_and(|n: u8| n <= most));
+    let is_address = match address.parse() {
+        Ok(IpAddr::V4(_)) => is_length(32),
+        Ok(IpAddr::V6(_)) => is_length(128),
+        Err(_no_address) => false,
+    };
+    // As others spell it: a domain is meant with all its subdomains however it is written.
+    let domain = item.strip_prefix("*.").unwrap_or(item);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let is_domain = !domain.is_empty() && domain.chars().all(plain);
+    match item {
+        "*" => Ok(item),
+        item if is_address => Ok(item),
+        _ if is_domain => Ok(domain),
+        _ => Err(Fault::ProxyException {
+            found: item.to_owned(),
+        }),
     }
 }
 

@@ -171,7 +171,8 @@ impl Reader<'_> {
                 http: address("agent.http_proxy")?,
                 exceptions: line
                     .value("agent.no_proxy")?
-                    .map(|found| found.value.to_owned()),
+                    .map(|found| found.parse(value::no_proxy))
+                    .transpose()?,
             },
             extra_root_certificates: Vec::new(),
         };
@@ -195,9 +196,7 @@ fn proxy(section: Option<Section<'_>>) -> Result<Proxy, ConfigError> {
         found.map(|found| found.parse(value::proxy_url)).transpose()
     };
     let (https, http) = (address("https_proxy")?, address("http_proxy")?);
-    let exceptions = section
-        .string("no_proxy")?
-        .map(|found| found.value.to_owned());
+    let exceptions = section.parsed("no_proxy", value::no_proxy)?;
     section.finish()?;
     Ok(Proxy {
         https,

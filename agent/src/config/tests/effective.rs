@@ -84,6 +84,36 @@ fn what_one_registry_has_of_its_own_is_read_and_a_key_that_stands_there_does_not
 }
 
 #[test]
+fn exceptions_of_the_proxy_are_read_as_the_client_has_them_and_refused_where_it_has_none() {
+    let read = |list: &str| {
+        let text = format!("image.image_pull_proxy.no_proxy = {list:?}");
+        parse(&text).map(|(config, _warnings)| config.image.proxy.exceptions)
+    };
+    for (list, expected) in [
+        (" *.corp.example , .b.example,", "corp.example,.b.example"),
+        (
+            "10.0.0.0/8,::1,fd00::/8,registry",
+            "10.0.0.0/8,::1,fd00::/8,registry",
+        ),
+        ("*", "*"),
+    ] {
+        assert_eq!(read(list).unwrap().as_deref(), Some(expected), "{list}");
+    }
+    for item in [
+        "registry.example:5000",
+        "10.0.0.1:5000",
+        "10.0.0.0/33",
+        "[::1]",
+        "a b",
+    ] {
+        let error = read(&format!("a.example,{item}")).unwrap_err();
+        let is_named = matches!(&error, ConfigError::Value { source, .. }
+            if matches!(&**source, Fault::ProxyException { found } if found == item));
+        assert!(is_named, "{item}: {error:?}");
+    }
+}
+
+#[test]
 fn credential_helper_is_a_name_and_no_path() {
     for name in ["", "/bin/sh", "../x", "a b"] {
         let text = format!("image_agent.credential_helpers = [{name:?}]");
@@ -109,6 +139,15 @@ fn half_a_client_certificate_is_refused() {
             "{entry}: {error:?}"
         );
     }
+}
+
+#[test]
+fn a_registry_has_one_table_of_its_own() {
+    let error = parse("image_agent.registry = [{ host = 'a' }, { host = 'b' }, { host = 'a' }]");
+    let error = crate::error::chain(&error.unwrap_err());
+    let expected = "does not go with an earlier [[image_agent.registry]] for the same host";
+    assert!(error.contains("image_agent.registry[2].host"), "{error}");
+    assert!(error.contains(expected), "{error}");
 }
 
 const OWN_REGISTRIES: &str = r#"

@@ -159,7 +159,7 @@ fn without_an_image_table_the_command_line_speaks() {
         let route = config.route();
         assert_eq!(route.https_proxy.as_deref(), Some("http://p:1/"));
         assert_eq!(route.http_proxy.as_deref(), Some("http://p:2/"));
-        assert_eq!(route.no_proxy.as_deref(), Some("localhost, 10.0.0.0/8"));
+        assert_eq!(route.no_proxy.as_deref(), Some("localhost,10.0.0.0/8"));
         assert_eq!(warnings, []);
     }
 }
