@@ -8,6 +8,7 @@ use std::time::Duration;
 use policy::Digest;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 
+use super::guard::Near;
 use super::http::Answer;
 
 /// What was asked for, and of whom.
@@ -223,6 +224,15 @@ pub enum RegistryError {
         reason: &'static str,
     },
 
+    /// A redirect, or a token realm, whose name leads into the guest.
+    #[error("{wanted}: {reason}")]
+    LeadsInside {
+        /// What was asked for.
+        wanted: Wanted,
+        /// The name, and where it leads.
+        reason: String,
+    },
+
     /// One redirect after another.
     #[error("{wanted}: more than {limit} redirects")]
     TooManyRedirects {
@@ -250,7 +260,7 @@ impl RegistryError {
             | Self::Broken { .. }
             | Self::Stalled { .. }
             | Self::Deadline { .. } => true,
-            Self::Status { status, .. } => matches!(status, 429 | 500..),
+            Self::Status { status, .. } => is_overload(*status),
             Self::GivenUp { last, .. } => last.is_transient(),
             _ => false,
         }
@@ -312,6 +322,10 @@ impl RegistryError {
             let reason = fault.to_string();
             return Self::NotTrusted { wanted, reason };
         }
+        if let Some(near) = causes(source).find_map(|cause| cause.downcast_ref::<Near>()) {
+            let reason = near.to_string();
+            return Self::LeadsInside { wanted, reason };
+        }
         if source.is_connect() {
             let reason = match source.is_timeout() {
                 true => "no connection within the deadline".to_owned(),
@@ -355,6 +369,12 @@ impl RegistryError {
             },
         }
     }
+}
+
+/// Whether a status says that the same request may have another answer later: not one that says
+/// that the server cannot do what it was asked.
+pub(super) fn is_overload(status: u16) -> bool {
+    matches!(status, 429 | 500..) && !matches!(status, 501 | 505)
 }
 
 /// `Retry-After` in seconds (RFC 9110 section 10.2.3). A date is left aside: the guest's clock is
@@ -429,6 +449,21 @@ mod tests {
         assert!(text.starts_with("[31mno  way"), "{text}");
         assert!(text.len() <= MAX_MESSAGE);
         assert_eq!(printable(b" \n"), None);
+    }
+
+    #[test]
+    fn what_a_server_cannot_do_is_not_asked_of_it_again() {
+        let wanted = Wanted::manifest("registry.example", "app", "1");
+        for (status, is_transient) in [
+            (429, true),
+            (500, true),
+            (501, false),
+            (503, true),
+            (505, false),
+        ] {
+            let error = RegistryError::status(&wanted, status, b"");
+            assert_eq!(error.is_transient(), is_transient, "{status}");
+        }
     }
 
     #[test]

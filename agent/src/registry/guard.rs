@@ -71,7 +71,7 @@ impl Resolve for Named {
     "{host} leads to {address}, which is the guest's own and no registry that the configuration \
      names"
 )]
-struct Near {
+pub(super) struct Near {
     host: String,
     address: IpAddr,
 }

@@ -14,7 +14,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCAT
 use reqwest::{Certificate, Client, ClientBuilder, Identity, Proxy, Response, StatusCode, Url};
 use zeroize::Zeroizing;
 
-use super::error::{RegistryError, Wanted};
+use super::error::{RegistryError, Wanted, is_overload};
 use super::guard::Named;
 use super::retry::Tries;
 use super::throttle::Throttle;
@@ -295,7 +295,7 @@ impl Answer {
 
     /// Whether it says that the same request may have another answer later.
     fn is_overload(&self) -> bool {
-        matches!(self.status.as_u16(), 429 | 500..)
+        is_overload(self.status.as_u16())
     }
 
     /// The `Content-Type`, if it is one line of text.
