@@ -23,9 +23,9 @@ use crate::registry::{Incomplete, Listing, Referrer, RegistryError, Source};
 use crate::resources::Resources;
 
 /// Looks everywhere but under the tag `.sig`: in what the owner delivers and, if `attachments` are
-/// to be looked up at all, in the registry.
+/// to be looked up at all, in the registry, or where else `sources` have it if that does not answer.
 pub(crate) async fn discover(
-    source: &Source,
+    sources: &[&Source],
     attachments: bool,
     resources: &Resources,
     places: &EvidencePlaces,
@@ -40,9 +40,13 @@ pub(crate) async fn discover(
             };
             return [unasked, Discovered::default()];
         }
+        let attested = sources.iter();
+        let attested = attested.map(|source| attestations(source, limits, subject));
+        let referring = sources.iter();
+        let referring = referring.map(|source| referrers(source, limits, subject));
         let (attested, referring) = tokio::join!(
-            in_time(limits, subject, attestations(source, limits, subject)),
-            in_time(limits, subject, referrers(source, limits, subject)),
+            in_time(limits, subject, first_whole(attested)),
+            in_time(limits, subject, first_whole(referring)),
         );
         [attested, referring]
     };
@@ -79,6 +83,21 @@ async fn in_time(
     tokio::time::timeout(limits.deadline, looking)
         .await
         .unwrap_or_else(late)
+}
+
+/// What was found at the first place that gave all its answers; else what there was at the first.
+async fn first_whole(
+    answers: impl Iterator<Item = impl Future<Output = Discovered>>,
+) -> Discovered {
+    let mut in_part = None;
+    for answer in answers {
+        let found = answer.await;
+        if !found.incomplete.iter().any(NotFetched::is_transient) {
+            return found;
+        }
+        in_part = in_part.or(Some(found));
+    }
+    in_part.unwrap_or_default()
 }
 
 /// The layers under the tag of attestations.

@@ -62,13 +62,13 @@ pub enum Error {
     Resolve(#[source] RegistryError),
 
     /// None of several places has the image, or a layer of it, each for its own cause.
-    #[error("{}", Listed(failures, blocked))]
+    #[error("{}", Listed(failures, unasked))]
     Nowhere {
         /// Why not, place by place: [`Error::Resolve`] or [`Error::Manifest`], or for a layer
         /// [`Error::Fetch`] or [`Error::Unpack`].
         failures: Vec<Error>,
-        /// Hosts that were not asked, because the registries configuration blocks them.
-        blocked: Vec<String>,
+        /// Which places were not asked, and why.
+        unasked: Vec<String>,
     },
 
     /// The manifest is not one, or not the one that was asked for.
@@ -226,12 +226,12 @@ fn answer(denied: &Denied) -> &'static str {
 
 /// The end of asking one place after the other: the error of the only one as it is, and several
 /// together.
-pub(crate) fn nowhere(mut failures: Vec<Error>, blocked: Vec<String>) -> Error {
+pub(crate) fn nowhere(mut failures: Vec<Error>, unasked: Vec<String>) -> Error {
     match failures.pop() {
-        Some(only) if failures.is_empty() && blocked.is_empty() => only,
+        Some(only) if failures.is_empty() && unasked.is_empty() => only,
         last => {
             failures.extend(last);
-            Error::Nowhere { failures, blocked }
+            Error::Nowhere { failures, unasked }
         }
     }
 }
@@ -241,7 +241,7 @@ struct Listed<'a>(&'a [Error], &'a [String]);
 
 impl fmt::Display for Listed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(failures, blocked) = self;
+        let Self(failures, unasked) = self;
         if let Some(stage) = failures.first() {
             write!(f, "{stage}: ")?;
         }
@@ -252,8 +252,8 @@ impl fmt::Display for Listed<'_> {
             let cause = cause.unwrap_or_else(|| failure.to_string());
             write!(f, "; [{number}] {cause}")?;
         }
-        for host in *blocked {
-            write!(f, "; {host} is blocked by the registries configuration")?;
+        for reason in *unasked {
+            write!(f, "; {reason}")?;
         }
         Ok(())
     }

@@ -31,37 +31,34 @@ pub(crate) async fn keys(
     join_all(keys).await.into_iter().collect()
 }
 
-/// Looks for bundles and attestations of each of the `subjects`, in the registry only if
-/// `attachments` are to be looked up there.
+/// Looks for bundles and attestations of each of the `subjects`, in the registry, at the first of
+/// `sources` that gives all its answers, only if `attachments` are to be looked up there.
 pub(crate) async fn discovered(
     resources: &Resources,
-    source: &Source,
+    sources: &[&Source],
     attachments: bool,
     places: &EvidencePlaces,
     subjects: &[Digest],
 ) -> BTreeMap<Digest, Discovered> {
     let discovered = subjects.iter().map(|subject| async move {
         // Boxed, since most pulls discover nothing and would carry its room about.
-        let found = Box::pin(discover(source, attachments, resources, places, subject));
+        let found = Box::pin(discover(sources, attachments, resources, places, subject));
         (*subject, found.await)
     });
     join_all(discovered).await.into_iter().collect()
 }
 
-/// Fetches the signatures that `needs` names, all at once.
-pub(crate) async fn gather(source: &Source, place: &Place<'_>, needs: &Needs) -> Evidence {
-    let signatures = join_all(
-        needs
-            .cosign_subjects
-            .iter()
-            .map(|subject| async move { (*subject, attached(source, place, subject).await) }),
-    );
-    let simple = join_all(
-        needs
-            .lookaside_subjects
-            .iter()
-            .map(|subject| async move { (*subject, place.signatures(subject).await) }),
-    );
+/// Fetches the signatures that `needs` names, all at once, each from the first of `places` that
+/// answers: that it has none is an answer, too.
+pub(crate) async fn gather(places: &[Place<'_>], needs: &Needs) -> Evidence {
+    let signatures = join_all(needs.cosign_subjects.iter().map(|subject| async move {
+        let answers = places.iter().map(|place| attached(place, subject));
+        (*subject, first_whole(answers, have_payloads).await)
+    }));
+    let simple = join_all(needs.lookaside_subjects.iter().map(|subject| async move {
+        let answers = places.iter().map(|place| place.signatures(subject));
+        (*subject, first_whole(answers, |_signatures| true).await)
+    }));
     let (signatures, simple) = tokio::join!(signatures, simple);
     let mut evidence = Evidence::default();
     evidence.cosign.extend(signatures);
@@ -69,14 +66,32 @@ pub(crate) async fn gather(source: &Source, place: &Place<'_>, needs: &Needs) ->
     evidence
 }
 
+/// The first answer that nothing is missing of for now; else the first that there is; else why
+/// there is none.
+async fn first_whole<T>(
+    answers: impl Iterator<Item = impl Future<Output = Result<T, NotFetched>>>,
+    is_whole: fn(&T) -> bool,
+) -> Result<T, NotFetched> {
+    let (mut in_part, mut failures) = (None, Vec::new());
+    for answer in answers {
+        match answer.await {
+            Err(failure) if failure.is_transient() => failures.push(failure.why),
+            Ok(answer) if !is_whole(&answer) => in_part = in_part.or(Some(answer)),
+            whole => return whole,
+        }
+    }
+    in_part.ok_or_else(|| NotFetched::transient(failures.join("; ")))
+}
+
+fn have_payloads(signatures: &Vec<CosignSignature>) -> bool {
+    let mut payloads = signatures.iter().map(|signature| &signature.payload);
+    !payloads.any(|payload| payload.as_ref().is_err_and(NotFetched::is_transient))
+}
+
 /// The cosign signatures of one document, unless the owner has said not to look for any.
-async fn attached(
-    source: &Source,
-    place: &Place<'_>,
-    subject: &Digest,
-) -> Result<Vec<CosignSignature>, NotFetched> {
+async fn attached(place: &Place<'_>, subject: &Digest) -> Result<Vec<CosignSignature>, NotFetched> {
     if place.uses_attachments() {
-        signatures(source, subject).await
+        signatures(place.source(), subject).await
     } else {
         Err(NotFetched::not_configured(NO_ATTACHMENTS))
     }

@@ -39,6 +39,11 @@ impl<'a> Place<'a> {
         }
     }
 
+    /// Where the image is pulled from.
+    pub(crate) fn source(&self) -> &'a Source {
+        self.source
+    }
+
     /// Whether sigstore attachments are looked up; they are unless the owner says no.
     pub(crate) fn uses_attachments(&self) -> bool {
         self.attachments

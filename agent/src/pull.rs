@@ -225,8 +225,8 @@ impl Agent {
         case.evidence.resources = keys;
         case.evidence.now = Some(self.resources.now());
         let (mut case, more) = case.needs_more().await;
-        let source = remaining.places.first();
-        let found = self.discover(source, attachments, &more).await;
+        let sources = remaining.places.sources();
+        let found = self.discover(&sources, attachments, &more).await;
         case.evidence.discovered.extend(found);
         let decided = case.decide().await;
         let manifest = decided.map_err(|denied| self.denied(denied))?;
@@ -256,14 +256,16 @@ impl Agent {
             return pending().await;
         };
         let (reference, remaining, manifest) = located?;
-        let source = remaining.places.first();
+        let sources = remaining.places.sources();
         let needs = policy.rules_for(&reference).needs(&manifest);
         let lookaside = self.lookaside(&needs).await?;
-        let place = Place::of(&self.registry, source, &lookaside, &reference);
-        let attachments = place.uses_attachments();
+        let places = sources.iter().copied();
+        let places = places.map(|at| Place::of(&self.registry, at, &lookaside, &reference));
+        let places: Vec<Place<'_>> = places.collect();
+        let attachments = places.first().is_some_and(Place::uses_attachments);
         let (mut evidence, discovered) = tokio::join!(
-            evidence::gather(source, &place, &needs),
-            self.discover(source, attachments, &needs),
+            evidence::gather(&places, &needs),
+            self.discover(&sources, attachments, &needs),
         );
         evidence.discovered = discovered;
         let case = Case {
@@ -282,12 +284,12 @@ impl Agent {
     /// The bundles and attestations among what is needed.
     async fn discover(
         &self,
-        source: &Source,
+        sources: &[&Source],
         attachments: bool,
         needs: &Needs,
     ) -> BTreeMap<Digest, Discovered> {
         let (resources, places) = (&self.resources, &self.config.image_agent.evidence);
-        evidence::discovered(resources, source, attachments, places, &needs.discover).await
+        evidence::discovered(resources, sources, attachments, places, &needs.discover).await
     }
 
     fn denied(&self, denied: Denied) -> Error {
@@ -431,7 +433,7 @@ impl Agent {
                 Err(error) => return Err(error),
             }
         }
-        Err(nowhere(failures, places.blocked().to_vec()))
+        Err(nowhere(failures, places.unasked().to_vec()))
     }
 
     /// Where the owner says that signatures are, if any are needed.

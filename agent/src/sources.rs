@@ -14,7 +14,7 @@ use crate::auth::{AuthFile, AuthFileError};
 use crate::blocking::blocking;
 use crate::certs::{Certificates, CertificatesError, ClientCertificate};
 use crate::config::{Config, RegistrySettings, Source as ConfigSource};
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::helper::HelperError;
 use crate::registries::{Endpoint, Registries, RewriteError, Transport};
 use crate::registry::{Account, Places, Reach, Registry, RegistryError, Source};
@@ -64,6 +64,12 @@ pub enum OpenError {
         folder: PathBuf,
         /// What is wrong with it.
         source: CertificatesError,
+    },
+    /// What should vouch for a host vouches for nobody.
+    #[error("the ca of {host} in [[image_agent.registry]] is no certificate in PEM")]
+    NoCertificate {
+        /// The host.
+        host: String,
     },
     /// The folder of certificates of a host cannot be read.
     #[error("{path}", path = path.display())]
@@ -129,22 +135,43 @@ impl Sources<'_> {
         let endpoints = endpoints.map_err(|error| Error::Open(error.into()))?;
         let (blocked, open): (Vec<_>, Vec<_>) =
             endpoints.into_iter().partition(|endpoint| endpoint.blocked);
-        for endpoint in &blocked {
-            info!(host = %endpoint.host, "blocked by the registries configuration");
+        let mut unasked = Vec::new();
+        for Endpoint { host, .. } in &blocked {
+            info!(%host, "blocked by the registries configuration");
+            unasked.push(format!("{host} is blocked by the registries configuration"));
         }
         let plain_hosts = registries.plain_hosts();
         let mut sources = Vec::new();
+        let mut failure = None;
         for endpoint in open {
-            let account = accounts.at(&endpoint).await.map_err(Error::Open)?;
-            let certificates = self.certificates(&endpoint.host).await?;
-            let opened = self.open(&endpoint, image, &plain_hosts, (account, certificates));
-            sources.extend(opened.await.map_err(|error| Error::Open(error.into()))?);
+            match self.place(&accounts, &endpoint, image, &plain_hosts).await {
+                Ok(opened) => sources.extend(opened),
+                // The others are as good as without it.
+                Err(error) => {
+                    let (host, cause) = (&endpoint.host, chain(&error));
+                    warn!(%host, error = cause, "a place that cannot be asked");
+                    unasked.push(format!("{host} cannot be asked: {cause}"));
+                    failure = failure.or(Some(error));
+                }
+            }
         }
-        let blocked = blocked.into_iter().map(|endpoint| endpoint.host).collect();
-        Places::of(sources, blocked).ok_or_else(|| {
+        Places::of(sources, unasked).ok_or_else(|| {
             let name = image.to_string();
-            Error::Open(RegistryError::Blocked { name }.into())
+            failure.unwrap_or_else(|| Error::Open(RegistryError::Blocked { name }.into()))
         })
+    }
+
+    async fn place(
+        &self,
+        accounts: &Accounts<'_>,
+        endpoint: &Endpoint,
+        image: &ImageRef,
+        plain_hosts: &[String],
+    ) -> Result<Vec<Source>, Error> {
+        let account = accounts.at(endpoint).await.map_err(Error::Open)?;
+        let certificates = self.certificates(&endpoint.host).await?;
+        let opened = self.open(endpoint, image, plain_hosts, (account, certificates));
+        opened.await.map_err(|error| Error::Open(error.into()))
     }
 
     /// The endpoint, and again by other means if it is `insecure` and those fail.
@@ -219,7 +246,12 @@ impl Sources<'_> {
         found: &mut Certificates,
     ) -> Result<(), Error> {
         if let Some(ca) = &settings.ca {
-            found.authorities.push(self.pem(ca).await?);
+            let pem = self.pem(ca).await?;
+            if !String::from_utf8_lossy(&pem).contains(CERTIFICATE) {
+                let host = settings.host.clone();
+                return Err(Error::Open(OpenError::NoCertificate { host }));
+            }
+            found.authorities.push(pem);
         }
         if let Some((certificate, key)) = &settings.client {
             let (certificate, key) = (self.pem(certificate).await?, self.pem(key).await?);
@@ -309,5 +341,7 @@ fn names_in(folder: &Path) -> Result<Option<(PathBuf, Vec<String>)>, OpenError> 
     Ok(Some((folder.to_owned(), names)))
 }
 
+/// How one begins.
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 /// A folder of certificates is a few KiB.
 const MAX_CERTIFICATES: usize = 1 << 20;

@@ -96,9 +96,11 @@ impl Verdict {
                 "resolve",
                 "the credential helper gives no credentials",
             ),
-            Error::Open(OpenError::Certificates { .. } | OpenError::File { .. }) => {
-                broken("resolve", "proxy or certificates are unusable")
-            }
+            Error::Open(
+                OpenError::Certificates { .. }
+                | OpenError::NoCertificate { .. }
+                | OpenError::File { .. },
+            ) => broken("resolve", "proxy or certificates are unusable"),
             Error::Nowhere { failures, .. } => of_places(failures),
             Error::Open(OpenError::Registry(source)) | Error::Resolve(source) => {
                 of_registry("resolve", source)
@@ -255,9 +257,9 @@ fn of_registry(stage: &'static str, error: &RegistryError) -> Verdict {
         RegistryError::TooLarge { .. } => (Code::RESOURCE_EXHAUSTED, "limit exceeded"),
         RegistryError::WrongSize { .. } => (Code::DATA_LOSS, "size mismatch"),
         RegistryError::WrongDigest { .. } => (Code::DATA_LOSS, "digest mismatch"),
-        RegistryError::BadRedirect { .. } | RegistryError::TooManyRedirects { .. } => {
-            (Code::UNAVAILABLE, "redirect refused")
-        }
+        RegistryError::BadRedirect { .. }
+        | RegistryError::LeadsInside { .. }
+        | RegistryError::TooManyRedirects { .. } => (Code::UNAVAILABLE, "redirect refused"),
         RegistryError::WrongRange { .. } => (Code::DATA_LOSS, "wrong part of a blob"),
         RegistryError::GivenUp { attempts, last } => {
             let verdict = of_registry(stage, last);

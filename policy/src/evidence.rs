@@ -84,6 +84,11 @@ impl NotFetched {
         Self::new(why, Failure::Permanent)
     }
 
+    /// Whether asking again, or elsewhere, may bring it.
+    pub fn is_transient(&self) -> bool {
+        self.failure == Failure::Transient
+    }
+
     fn new(why: impl Into<String>, failure: Failure) -> Self {
         let why = why.into();
         Self { why, failure }

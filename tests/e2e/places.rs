@@ -5,6 +5,7 @@ use kit::client::Code;
 use kit::hostile::{Fault, Hostile, closed_port};
 use kit::image::{Image, host_architecture};
 use kit::registry::Registry;
+use kit::scene::Scene;
 use kit::ways::Way;
 use toml::{Table, Value};
 
@@ -104,6 +105,63 @@ async fn when_no_place_has_the_image_each_is_named_with_its_own_cause() {
         "blocked.example is blocked by the registries configuration",
     ];
     assert_says("nowhere", &refusal.message, &words);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_is_misconfigured_leaves_the_others_as_they_are() {
+    let (registry, mirror) = (Registry::start().await, Hostile::start().await);
+    let image = Image::small("configured");
+    registry.push("app:1", &image).await;
+    let location = mirror.host();
+    let mirrors: [(&str, &[&str]); 1] = [(&location, &["insecure"])];
+    let mut guest = trusting_guest(registry.host());
+    let logins = guest.path().join("auth.json");
+    let helpers = format!(r#"{{"credHelpers":{{"{location}":"not-enabled"}}}}"#);
+    std::fs::write(&logins, helpers).unwrap();
+    guest.settings = guest
+        .settings
+        .clone()
+        .with(REGISTRIES, vec![entry(registry.host(), true, &mirrors)])
+        .with("image_agent.verbose_errors", true)
+        .with(
+            "image.authenticated_registry_credentials_uri",
+            format!("file://{}", logins.display()),
+        );
+    let daemon = guest.start().await;
+    let reference = format!("{}/app:1", registry.host());
+    let digest = daemon.delivers(&reference, &guest.bundle("c1")).await;
+    assert_eq!(digest, image.digest());
+    let reference = format!("{}/none:1", registry.host());
+    let refusal = daemon.refuses(&reference, &guest.bundle("c2")).await;
+    assert_eq!(refusal.code, Code::NOT_FOUND, "{refusal:?}");
+    let named = format!("{location} cannot be asked: registry: the registry credentials for");
+    assert_says("named", &refusal.message, &["not found", &named]);
+    assert_eq!(mirror.requests(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signatures_that_a_mirror_fails_to_serve_come_from_the_registry() {
+    let (scene, mirror) = (Scene::start().await, Hostile::start().await);
+    let image = Image::small("signed elsewhere");
+    let reference = scene.push_signed("app:1", &image).await;
+    mirror.push("app:1", &image);
+    let location = mirror.host();
+    let mirrors: [(&str, &[&str]); 1] = [(&location, &["insecure"])];
+    let mut guest = scene.guest();
+    let entries = vec![entry(scene.registry.host(), true, &mirrors)];
+    guest.settings = guest.settings.clone().with(REGISTRIES, entries);
+    let daemon = guest.start().await;
+    for fault in [Fault::Status(503), Fault::HangUp] {
+        mirror.disarm();
+        mirror.arm("/v2/app/manifests/sha256-", fault.clone());
+        let bundle = guest.bundle(&format!("{fault:?}").replace(['(', ')'], ""));
+        let digest = daemon.delivers(&reference, &bundle).await;
+        assert_eq!(digest, image.digest(), "{fault:?}");
+    }
+    // That it has none is an answer.
+    mirror.disarm();
+    let refusal = daemon.refuses(&reference, &guest.bundle("none")).await;
+    assert_says("none", &refusal.message, &[DENIED]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,15 +14,15 @@ use super::Source;
 pub(crate) struct Places {
     first: Arc<Source>,
     others: Vec<Arc<Source>>,
-    blocked: Vec<String>,
+    unasked: Vec<String>,
 }
 
 impl Places {
-    /// `sources` in this order, unless there is none. The hosts that are `blocked` are kept for
-    /// errors.
+    /// `sources` in this order, unless there is none. Which others cannot be asked, and why, is kept
+    /// for errors.
     ///
     /// All but the last are given up sooner than if there were nobody else to ask.
-    pub(crate) fn of(sources: Vec<Source>, blocked: Vec<String>) -> Option<Self> {
+    pub(crate) fn of(sources: Vec<Source>, unasked: Vec<String>) -> Option<Self> {
         let last_host = sources.last().map(Source::place);
         let mut all = sources.into_iter().map(|source| {
             // Another way to the last place is no other place.
@@ -32,7 +32,7 @@ impl Places {
         Some(Self {
             first: all.next()?,
             others: all.collect(),
-            blocked,
+            unasked,
         })
     }
 
@@ -46,6 +46,13 @@ impl Places {
         std::iter::once(&self.first).chain(&self.others)
     }
 
+    /// All of them, each once, whatever ways there are to it.
+    pub(crate) fn sources(&self) -> Vec<&Source> {
+        let each = self.iter().filter(|source| !source.is_fallback());
+        let first = self.first.is_fallback().then_some(&self.first);
+        first.into_iter().chain(each).map(Arc::as_ref).collect()
+    }
+
     /// `first`, which is one of these, and the places that come after it.
     pub(crate) fn beginning_at(&self, first: &Arc<Source>) -> Self {
         let after = self.iter().skip_while(|source| !Arc::ptr_eq(source, first));
@@ -55,7 +62,7 @@ impl Places {
         Self {
             first: Arc::clone(first),
             others: others.cloned().collect(),
-            blocked: self.blocked.clone(),
+            unasked: self.unasked.clone(),
         }
     }
 
@@ -74,8 +81,8 @@ impl Places {
         self.beginning_at(first)
     }
 
-    /// The hosts that would serve the image, too, if they were not blocked.
-    pub(crate) fn blocked(&self) -> &[String] {
-        &self.blocked
+    /// Which other places would serve the image, too, and why they cannot be asked.
+    pub(crate) fn unasked(&self) -> &[String] {
+        &self.unasked
     }
 }
