@@ -53,7 +53,9 @@ pub(crate) async fn discovered(
 pub(crate) async fn gather(places: &[Place<'_>], needs: &Needs) -> Evidence {
     let signatures = join_all(needs.cosign_subjects.iter().map(|subject| async move {
         let answers = places.iter().map(|place| attached(place, subject));
-        (*subject, first_whole(answers, have_payloads).await)
+        let answer = first_whole(answers, |found| have_payloads(found));
+        // Boxed, since most pulls look for none and would carry its room about.
+        (*subject, Box::pin(answer).await)
     }));
     let simple = join_all(needs.lookaside_subjects.iter().map(|subject| async move {
         let answers = places.iter().map(|place| place.signatures(subject));
@@ -83,7 +85,7 @@ async fn first_whole<T>(
     in_part.ok_or_else(|| NotFetched::transient(failures.join("; ")))
 }
 
-fn have_payloads(signatures: &Vec<CosignSignature>) -> bool {
+fn have_payloads(signatures: &[CosignSignature]) -> bool {
     let mut payloads = signatures.iter().map(|signature| &signature.payload);
     !payloads.any(|payload| payload.as_ref().is_err_and(NotFetched::is_transient))
 }

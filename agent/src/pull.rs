@@ -408,7 +408,7 @@ impl Agent {
         let sources = self.sources();
         let registries = sources.registries().await?;
         let renewed = sources.places(&registries, reference).await?;
-        Ok(renewed.from_where(places))
+        Ok(renewed.going_on_from(places))
     }
 
     /// The manifest from the first place that has it, and the places from that one on.

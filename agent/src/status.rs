@@ -84,27 +84,9 @@ impl Verdict {
             Error::Registries(_) => broken("resolve", "malformed registries configuration"),
             Error::Lookaside(_) => broken("decide", "malformed sigstore configuration"),
             Error::Resource { source, .. } => of_resource(source),
-            Error::Open(OpenError::Rewrite(_)) => broken(
-                "resolve",
-                "the registries configuration makes no name of this one",
-            ),
-            Error::Open(OpenError::Credentials(_) | OpenError::HelperNotEnabled { .. }) => {
-                broken("resolve", "malformed registry credentials")
-            }
-            Error::Open(OpenError::Helper(_)) => verdict(
-                Code::UNAUTHENTICATED,
-                "resolve",
-                "the credential helper gives no credentials",
-            ),
-            Error::Open(
-                OpenError::Certificates { .. }
-                | OpenError::NoCertificate { .. }
-                | OpenError::File { .. },
-            ) => broken("resolve", "proxy or certificates are unusable"),
+            Error::Open(source) => of_open(source),
             Error::Nowhere { failures, .. } => of_places(failures),
-            Error::Open(OpenError::Registry(source)) | Error::Resolve(source) => {
-                of_registry("resolve", source)
-            }
+            Error::Resolve(source) => of_registry("resolve", source),
             Error::FetchConfig(source) => of_registry("config", source),
             Error::Fetch { source, .. } => of_registry("fetch", source),
             Error::Manifest(source) => of_manifest(source),
@@ -143,6 +125,25 @@ impl Verdict {
             None => format!("layer {layer}"),
         };
         self.with(&facts)
+    }
+}
+
+fn of_open(error: &OpenError) -> Verdict {
+    let broken = |cause| verdict(Code::FAILED_PRECONDITION, "resolve", cause);
+    match error {
+        OpenError::Registry(source) => of_registry("resolve", source),
+        OpenError::Rewrite(_) => broken("the registries configuration makes no name of this one"),
+        OpenError::Credentials(_) | OpenError::HelperNotEnabled { .. } => {
+            broken("malformed registry credentials")
+        }
+        OpenError::Helper(_) => verdict(
+            Code::UNAUTHENTICATED,
+            "resolve",
+            "the credential helper gives no credentials",
+        ),
+        OpenError::Certificates { .. }
+        | OpenError::NoCertificate { .. }
+        | OpenError::File { .. } => broken("proxy or certificates are unusable"),
     }
 }
 

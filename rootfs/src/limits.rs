@@ -158,13 +158,11 @@ impl Budget {
     /// [`Error::Limit`] beyond [`Limits::image_bytes`].
     pub fn spend(&self, bytes: u64) -> Result<(), Error> {
         let before = self.spent.fetch_add(bytes, Ordering::Relaxed);
-        match &self.whole {
-            Some(whole) => whole.spend(bytes),
-            None => {
-                let spent = before.saturating_add(bytes);
-                self.limits.hold(LimitKind::ImageBytes, spent)
-            }
+        if let Some(whole) = &self.whole {
+            return whole.spend(bytes);
         }
+        self.limits
+            .hold(LimitKind::ImageBytes, before.saturating_add(bytes))
     }
 
     /// Gives back to the whole what the attempt has spent of it, whose files are gone.

@@ -186,7 +186,7 @@ async fn helper_may_know_an_identity_token_and_stand_in_registries_conf() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn helper_that_fails_or_is_not_enabled_is_an_error_and_not_anonymous() {
+async fn helper_that_fails_is_an_error_and_not_anonymous() {
     let folder = folder();
     let enabled = ["absent", "fails", "odd", "loud", "slow", "none"];
     let mut world = World::new(&password(folder.path()), &[], &enabled).await;
@@ -200,62 +200,81 @@ async fn helper_that_fails_or_is_not_enabled_is_an_error_and_not_anonymous() {
         "echo credentials not found in native keychain; exit 1",
     );
     let host = world.registry.host().to_owned();
-    let named = |name: &str, fault: &str| {
-        format!(
-            "docker-credential-{name}, which knows the registry credentials for {host}: {fault}"
-        )
+    let prefix = "docker-credential";
+    let fault = |name: &str, fault: &str| {
+        format!("{prefix}-{name}, which knows the registry credentials for {host}: {fault}")
     };
     let rows = [
         (
-            "other",
-            Code::FAILED_PRECONDITION,
-            "is not run unless image_agent.credential_helpers has \"other\"".to_owned(),
-        ),
-        (
             "absent",
-            Code::UNAUTHENTICATED,
-            named("absent", "there is no such program in PATH"),
+            fault("absent", "there is no such program in PATH"),
         ),
         (
             "fails",
-            Code::UNAUTHENTICATED,
-            named(
+            fault(
                 "fails",
                 "it ended with exit status: 3, and says: no such profile",
             ),
         ),
         (
             "odd",
-            Code::UNAUTHENTICATED,
-            named("odd", "its answer is no JSON with Username and Secret"),
+            fault("odd", "its answer is no JSON with Username and Secret"),
         ),
         (
             "loud",
-            Code::UNAUTHENTICATED,
-            named("loud", "its answer is larger than the limit of 65536 bytes"),
+            fault("loud", "its answer is larger than the limit of 65536 bytes"),
         ),
-        (
-            "slow",
-            Code::UNAUTHENTICATED,
-            named("slow", "no answer within 2 s"),
-        ),
+        ("slow", fault("slow", "no answer within 2 s")),
         (
             "none",
-            Code::UNAUTHENTICATED,
             "cannot authenticate: it wants a password and none is configured".to_owned(),
         ),
     ];
-    for (name, code, words) in rows {
+    for (name, words) in rows {
         world.log_in(&json!({"credHelpers": {&host: name}}));
         let daemon = world.guest.start().await;
         let refusal = daemon
             .refuses(&world.reference(), &world.guest.bundle(name))
             .await;
-        assert_eq!(refusal.code, code, "{name}: {refusal:?}");
+        assert_eq!(refusal.code, Code::UNAUTHENTICATED, "{name}: {refusal:?}");
         assert_says(name, &refusal.message, &[FAILED, &words]);
         assert!(!refusal.message.contains("s3cret"), "{name}: {refusal:?}");
         assert!(!daemon.log().contains("s3cret"), "{name}");
         ends(&daemon, name).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn helper_that_is_not_enabled_is_not_run_and_the_error_names_the_key() {
+    let folder = folder();
+    let mut world = World::new(&password(folder.path()), &[], &["other"]).await;
+    install(&world.guest, "right", &answer("user", "s3cret"));
+    let host = world.registry.host().to_owned();
+    for (case, file, code, words) in [
+        (
+            "for the host",
+            json!({"credHelpers": {&host: "right"}}),
+            Code::FAILED_PRECONDITION,
+            "is not run unless image_agent.credential_helpers has \"right\"",
+        ),
+        (
+            "for all",
+            json!({"credsStore": "right"}),
+            Code::UNAUTHENTICATED,
+            "it wants a password and none is configured",
+        ),
+    ] {
+        world.log_in(&file);
+        let daemon = world.guest.start().await;
+        let bundle = world.guest.bundle(case);
+        let refusal = daemon.refuses(&world.reference(), &bundle).await;
+        assert_eq!(refusal.code, code, "{case}: {refusal:?}");
+        assert_says(case, &refusal.message, &[FAILED, words]);
+        assert!(
+            daemon.log().contains("image_agent.credential_helpers"),
+            "{case}"
+        );
+        assert!(!world.guest.path().join("right.note").exists(), "{case}");
     }
 }
 
@@ -265,7 +284,7 @@ async fn ends(daemon: &Daemon, case: &str) {
         let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
         let lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
         lines
-            .filter(|line| line.starts_with(b"sleep\0100200"))
+            .filter(|line| line.starts_with(b"sleep\x00100200"))
             .count()
     };
     let deadline = Instant::now() + Duration::from_secs(3);

@@ -181,19 +181,7 @@ fn own(page: &mut Page, own: &Own) {
     for (key, value) in own.kbs.statements() {
         page.entry(key, value);
     }
-    page.table("[image_agent.limits]");
-    let limits = &own.limits;
-    page.entry("unpacked_bytes", limits.unpacked_bytes);
-    page.entry("image_bytes", limits.image_bytes);
-    page.entry("ratio", limits.ratio);
-    page.entry("ratio_free_bytes", limits.ratio_free_bytes);
-    page.entry("entries", limits.entries);
-    page.entry("path_bytes", limits.path_bytes);
-    page.entry("path_depth", limits.path_depth);
-    page.entry("header_bytes", limits.header_bytes);
-    page.entry("xattr_bytes", limits.xattr_bytes);
-    page.entry("kept_bytes", limits.kept_bytes);
-    page.entry("zstd_window_log", limits.zstd_window_log);
+    limits(page, &own.limits);
     page.table("[image_agent.timeouts]");
     page.entry("connect", own.timeouts.connect.as_secs());
     page.entry("idle", own.timeouts.idle.as_secs());
@@ -214,6 +202,21 @@ fn own(page: &mut Page, own: &Own) {
     page.entry("volatile", own.store.volatile);
     page.entry("copy_without_overlay", own.store.copy_without_overlay);
     evidence(page, &own.evidence);
+}
+
+fn limits(page: &mut Page, limits: &rootfs::Limits) {
+    page.table("[image_agent.limits]");
+    page.entry("unpacked_bytes", limits.unpacked_bytes);
+    page.entry("image_bytes", limits.image_bytes);
+    page.entry("ratio", limits.ratio);
+    page.entry("ratio_free_bytes", limits.ratio_free_bytes);
+    page.entry("entries", limits.entries);
+    page.entry("path_bytes", limits.path_bytes);
+    page.entry("path_depth", limits.path_depth);
+    page.entry("header_bytes", limits.header_bytes);
+    page.entry("xattr_bytes", limits.xattr_bytes);
+    page.entry("kept_bytes", limits.kept_bytes);
+    page.entry("zstd_window_log", limits.zstd_window_log);
 }
 
 fn evidence(page: &mut Page, places: &EvidencePlaces) {

@@ -414,8 +414,8 @@ fn causes<'a>(
 }
 
 fn beneath<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
-    let wrapper = error.downcast_ref::<io::Error>();
-    match wrapper.and_then(io::Error::get_ref) {
+    let io = error.downcast_ref::<io::Error>();
+    match io.and_then(io::Error::get_ref) {
         Some(wrapped) => Some(wrapped),
         None => error.source(),
     }

@@ -72,7 +72,7 @@ impl Places {
     }
 
     /// These places, without those that `before` had none of any more.
-    pub(crate) fn from_where(&self, before: &Self) -> Self {
+    pub(crate) fn going_on_from(&self, before: &Self) -> Self {
         let is_first = |source: &&Arc<Source>| {
             let (place, first) = (source.place(), before.first());
             place == first.place() && source.is_fallback() == first.is_fallback()
