@@ -254,6 +254,7 @@ async fn credentials_that_run_out_in_the_middle_are_fetched_again_from_the_kbs()
     assert_eq!(digest, late.digest());
     let asked = "GET basic repository:late:pull";
     assert_eq!(tokens.requests(), [asked, asked], "refused, taken");
+    assert_eq!(scene.kbs.requests().get, 3, "the policy is kept on");
 
     // Once: what stays wrong is told.
     tokens.set_password("user", "third");
