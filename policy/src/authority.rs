@@ -111,37 +111,6 @@ impl Authority {
     }
 }
 
-/// The certificates of an authority in a trusted root, the root itself last.
-#[derive(Debug)]
-pub(crate) struct Chain {
-    root: Root,
-    intermediates: Vec<CertificateDer<'static>>,
-}
-
-impl Chain {
-    pub(crate) fn new(mut certificates: Vec<Certificate>) -> Result<Self, CertificateError> {
-        let root = certificates.pop().ok_or(CertificateError::None)?;
-        Ok(Self {
-            root: Root::new(root)?,
-            intermediates: issuers(&certificates)?,
-        })
-    }
-
-    /// Whether a path of certificates that are all valid at that time leads from the root to
-    /// `leaf`, also by way of those that came with it.
-    pub(crate) fn leads_to(
-        &self,
-        leaf: &Certificate,
-        supplied: &[Certificate],
-        time: u64,
-    ) -> Result<(), CertificateProblem> {
-        let mut intermediates = issuers(supplied).map_err(CertificateProblem::ChainDer)?;
-        intermediates.extend(self.intermediates.iter().cloned());
-        let end = EndEntityCert::try_from(leaf.der()).map_err(|error| path_problem(&error))?;
-        build_path(std::slice::from_ref(&self.root), &end, &intermediates, time).map(|_issuer| ())
-    }
-}
-
 /// The certificate of a signer, as the record of a decision has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -277,7 +246,7 @@ pub enum CertificateProblem {
 }
 
 /// The `SubjectPublicKeyInfo` of the certificate's issuer, once a path leads to a root.
-fn build_path(
+pub(crate) fn build_path(
     trusted: &[Root],
     end: &EndEntityCert<'_>,
     intermediates: &[CertificateDer<'_>],
@@ -312,15 +281,15 @@ fn build_path(
 
 /// A trusted certificate.
 #[derive(Debug)]
-struct Root {
-    certificate: Certificate,
+pub(crate) struct Root {
+    pub(crate) certificate: Certificate,
     anchor: TrustAnchor<'static>,
     may_issue: bool,
     path_limit: Option<u8>,
 }
 
 impl Root {
-    fn new(certificate: Certificate) -> Result<Self, CertificateError> {
+    pub(crate) fn new(certificate: Certificate) -> Result<Self, CertificateError> {
         let anchor = webpki::anchor_from_trusted_cert(certificate.der());
         let anchor = anchor.map_err(|source| CertificateError::Unusable {
             why: source.to_string(),
@@ -333,7 +302,7 @@ impl Root {
         })
     }
 
-    fn may_issue_at(&self, time: u64) -> bool {
+    pub(crate) fn may_issue_at(&self, time: u64) -> bool {
         self.may_issue && self.certificate.is_valid_at(time)
     }
 
@@ -437,7 +406,9 @@ fn some_certificates(text: &[u8]) -> Result<Vec<Certificate>, CertificateError> 
 }
 
 /// Those that may stand in the middle of a path. The rest lead nowhere, so they do no harm.
-fn issuers(certificates: &[Certificate]) -> Result<Vec<CertificateDer<'static>>, der::Error> {
+pub(crate) fn issuers(
+    certificates: &[Certificate],
+) -> Result<Vec<CertificateDer<'static>>, der::Error> {
     let mut issuers = Vec::new();
     for certificate in certificates {
         if certificate.may_issue()? {
@@ -456,7 +427,7 @@ fn hostname(text: &str) -> Result<(String, ServerName<'static>), CertificateErro
     Ok((text.to_owned(), name))
 }
 
-fn path_problem(error: &webpki::Error) -> CertificateProblem {
+pub(crate) fn path_problem(error: &webpki::Error) -> CertificateProblem {
     CertificateProblem::Path {
         why: error.to_string(),
     }

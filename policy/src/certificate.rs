@@ -11,6 +11,7 @@ use thiserror::Error;
 use x509_cert::ext::Extension;
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAltName};
+use x509_cert::name::Name;
 use x509_cert::{TbsCertificate, Version};
 
 use crate::digest::Digest;
@@ -132,6 +133,19 @@ impl Certificate {
     /// The sha256 digest of the certificate in DER.
     pub(crate) fn fingerprint(&self) -> Digest {
         Digest::sha256_of(&self.der)
+    }
+
+    pub(crate) fn subject(&self) -> &Name {
+        &self.content.subject
+    }
+
+    pub(crate) fn issuer(&self) -> &Name {
+        &self.content.issuer
+    }
+
+    /// Whether those below it may have some names only (RFC 5280 section 4.2.1.10).
+    pub(crate) fn constrains_names(&self) -> bool {
+        self.value(NAME_CONSTRAINTS).is_some()
     }
 
     pub(crate) fn content(&self) -> &TbsCertificate {
@@ -313,9 +327,10 @@ const UNDERSTOOD: [ObjectIdentifier; 5] = [
     ObjectIdentifier::new_unwrap("2.5.29.15"),
     ObjectIdentifier::new_unwrap("2.5.29.17"),
     ObjectIdentifier::new_unwrap("2.5.29.19"),
-    ObjectIdentifier::new_unwrap("2.5.29.30"),
+    NAME_CONSTRAINTS,
     ObjectIdentifier::new_unwrap("2.5.29.37"),
 ];
+const NAME_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.30");
 const CODE_SIGNING: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.3");
 const ANY_PURPOSE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37.0");
 // https://github.com/sigstore/fulcio/blob/main/docs/oid-info.md

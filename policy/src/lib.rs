@@ -23,6 +23,7 @@ mod authority;
 mod blob;
 mod bundle;
 mod certificate;
+mod chain;
 mod claims;
 mod conditions;
 mod cosign;

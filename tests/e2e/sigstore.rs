@@ -10,6 +10,7 @@ mod lessons;
 mod logged;
 mod names;
 mod places;
+mod root;
 
 use std::process::Command;
 
