@@ -93,18 +93,25 @@ impl Rules<'_> {
         if *manifest.reference() != self.reference {
             return needs;
         }
+        let subjects = manifest.subjects().map(|subject| subject.digest);
+        let is_unknown = |subject: &Digest| !evidence.discovered.contains_key(subject);
+        let unknown: Vec<Digest> = subjects.filter(is_unknown).collect();
+        if unknown.is_empty() {
+            return needs;
+        }
         for requirement in self.requirements.iter() {
             let Ok(check) = check(requirement) else {
                 return Needs::default();
             };
+            if !check.takes_bundles() {
+                continue;
+            }
             let search = &mut Search::for_one();
             let finding = check.examine(requirement.name(), manifest, evidence, search);
-            if !matches!(finding.outcome, Outcome::Met(_)) && check.takes_bundles() {
-                needs.discover = manifest.subjects().map(|subject| subject.digest).collect();
+            if !matches!(finding.outcome, Outcome::Met(_)) {
+                needs.discover.clone_from(&unknown);
             }
         }
-        let is_known = |subject: &Digest| evidence.discovered.contains_key(subject);
-        needs.discover.retain(|subject| !is_known(subject));
         needs
     }
 
