@@ -95,7 +95,7 @@ fn authority_that_is_trusted_no_longer_gets_nothing_from_one_of_its_name() {
         assert_eq!(judge(&root, &current), Ok(()));
         let judged = judge(&root, &former);
         assert!(
-            matches!(judged, Err(BundleProblem::Path { .. })),
+            matches!(judged, Err(BundleProblem::Refused { .. })),
             "{judged:?}"
         );
     }
