@@ -339,7 +339,8 @@ impl Flight {
         let (flight, layer) = (Arc::new(self), Arc::new(layer));
         let mut failures = Vec::new();
         for source in flight.places.iter() {
-            if !source.is_worth_asking(failures.last().map(Error::of_registry)) {
+            let in_vain = |error: &Error| !source.is_worth_asking_after(error.of_registry());
+            if failures.last().is_some_and(in_vain) {
                 continue;
             }
             match flight.bring_from(source, &layer).await {

@@ -420,7 +420,8 @@ impl Agent {
     ) -> Result<(Places, Unverified<Manifest>), Error> {
         let mut failures: Vec<Error> = Vec::new();
         for source in places.iter() {
-            if !source.is_worth_asking(failures.last().map(Error::of_registry)) {
+            let in_vain = |error: &Error| !source.is_worth_asking_after(error.of_registry());
+            if failures.last().is_some_and(in_vain) {
                 continue;
             }
             match self.resolve(source, reference, documents).await {
@@ -514,7 +515,7 @@ impl Agent {
         };
         for source in places.iter().skip(1) {
             let Err(error) = &raw else { break };
-            if !source.is_worth_asking(Some(Some(error))) {
+            if !source.is_worth_asking_after(Some(error)) {
                 continue;
             }
             info!(error = %chain(error), "asking the next place");

@@ -231,16 +231,14 @@ impl Source {
         self.is_fallback
     }
 
-    /// Whether to ask this place when the one before, if one was asked, has failed like this, or
-    /// for a reason that is none of its registry.
-    pub(crate) fn is_worth_asking(&self, before: Option<Option<&RegistryError>>) -> bool {
-        let may_speak_tls =
-            |error: Option<&RegistryError>| error.is_some_and(RegistryError::may_speak_tls);
-        !self.is_fallback || before.is_none_or(may_speak_tls)
+    /// Whether to ask this place after another one that has failed, with this error of its registry
+    /// if it was that.
+    pub(crate) fn is_worth_asking_after(&self, error: Option<&RegistryError>) -> bool {
+        !self.is_fallback || error.is_some_and(RegistryError::may_speak_tls)
     }
 
     /// This as another way to the place before.
-    pub(crate) fn as_fallback(self) -> Self {
+    pub(crate) fn into_fallback(self) -> Self {
         Self {
             is_fallback: true,
             ..self

@@ -203,7 +203,7 @@ impl Sources<'_> {
             let registry = self.registry;
             let source = registry.source(endpoint, asked, reach, plain_hosts, account)?;
             Ok(if index > 0 {
-                source.as_fallback()
+                source.into_fallback()
             } else {
                 source
             })

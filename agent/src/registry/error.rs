@@ -327,9 +327,10 @@ impl RegistryError {
             return Self::LeadsInside { wanted, reason };
         }
         if source.is_connect() {
-            let reason = match source.is_timeout() {
-                true => "no connection within the deadline".to_owned(),
-                false => innermost(source),
+            let reason = if source.is_timeout() {
+                "no connection within the deadline".to_owned()
+            } else {
+                innermost(source)
             };
             return Self::Unreachable { wanted, reason };
         }
