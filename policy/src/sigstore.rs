@@ -357,6 +357,15 @@ impl UntrustedBundle {
         Ok(())
     }
 
+    /// The same without timestamps: the engine refuses any that it cannot verify, for which it needs
+    /// an authority.
+    pub(crate) fn without_timestamps(&self) -> Self {
+        let mut bundle = self.0.clone();
+        let data = &mut bundle.verification_material.timestamp_verification_data;
+        data.rfc3161_timestamps.clear();
+        Self(bundle)
+    }
+
     fn has_timestamp(&self) -> bool {
         let data = &self.0.verification_material.timestamp_verification_data;
         !data.rfc3161_timestamps.is_empty()

@@ -8,6 +8,7 @@ use kit::sigstore::{Attached, Sigstore, Statement, Version};
 use serde_json::json;
 
 use super::Stage;
+use super::evidence::dev;
 use crate::{DENIED, assert_says};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -29,6 +30,16 @@ async fn bundle_by_a_key_needs_the_entry_of_the_log_that_the_policy_names() {
     stage.refer("team/logged", &image, &attached).await;
     demand(&stage.services);
     stage.delivers(&daemon, "logged", &reference).await;
+
+    // cosign 3 asks an authority for a timestamp as well, which this policy has no use for.
+    let stamped = dev(&stage.services).sign(&statement);
+    let stamps = stamped.json()["verificationMaterial"]["timestampVerificationData"].clone();
+    let stamped = logged.edit(|json| {
+        json["verificationMaterial"]["timestampVerificationData"] = stamps;
+    });
+    let attached = [Attached::bundle(&image, &stamped)];
+    stage.refer("team/logged", &image, &attached).await;
+    stage.delivers(&daemon, "stamped", &reference).await;
 
     demand(&Sigstore::mint());
     let refusal = daemon
