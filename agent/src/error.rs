@@ -64,7 +64,7 @@ pub enum Error {
     /// None of several places has the image, or a layer of it, each for its own cause.
     #[error("{}", Listed(failures, unasked))]
     Nowhere {
-        /// Why not, place by place: [`Error::Resolve`] or [`Error::Manifest`], or for a layer
+        /// Why not, place by place: [`Error::Resolve`], [`Error::Manifest`] or [`Error::Platform`], or for a layer
         /// [`Error::Fetch`] or [`Error::Unpack`].
         failures: Vec<Error>,
         /// Which places were not asked, and why.

@@ -426,11 +426,15 @@ impl Agent {
             }
             match self.resolve(source, reference, documents).await {
                 Ok(manifest) => return Ok((places.beginning_at(source), manifest)),
-                Err(error @ (Error::Resolve(_) | Error::Manifest(_))) => {
+                // What a digest means lacks everywhere what it lacks here; a tag is what a place
+                // says that it is.
+                Err(error @ Error::Platform(_)) if reference.digest().is_some() => {
+                    return Err(error);
+                }
+                Err(error @ (Error::Resolve(_) | Error::Manifest(_) | Error::Platform(_))) => {
                     info!(place = %source.place(), error = %chain(&error), "not from there");
                     failures.push(error);
                 }
-                // What this platform lacks here, it lacks everywhere.
                 Err(error) => return Err(error),
             }
         }

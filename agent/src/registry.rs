@@ -327,7 +327,7 @@ impl Source {
         let digest = descriptor.digest().to_string();
         let wanted = self.reached(Wanted::blob(&self.endpoint.host, &self.asked, &digest));
         let url = self.url("blobs", &digest);
-        let mut download = Download::new(wanted, descriptor.size());
+        let mut download = Download::new(wanted, descriptor.size(), self.http.idle());
         let mut tries = self.http.tries();
         loop {
             let begun_at = download.offset();
@@ -337,9 +337,7 @@ impl Source {
                 Ok(Ended::NobodyListens) => break,
                 Err(error) => error,
             };
-            if download.offset() > begun_at {
-                tries.progressed();
-            }
+            tries.brought(download.offset().saturating_sub(begun_at));
             tries.again_after(error).await?;
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use kit::archive::Archive;
 use kit::hostile::{Fault, Hostile};
-use kit::image::{Image, Layer};
+use kit::image::{Compression, Image, Layer};
 use kit::scene::Scene;
 
 use super::{content, trusting_guest};
@@ -64,6 +64,35 @@ async fn a_slow_pull_holds_up_nobody() {
         "the fast pulls did not wait for the slow one"
     );
     assert_eq!(slow_call.await.unwrap().unwrap(), slow.digest());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_layers_that_drip_hold_up_nobody() {
+    let registry = Hostile::start().await;
+    let guest = trusting_guest(&registry.host());
+    let daemon = guest.start().await;
+    let large = |name: &str| {
+        let layers = (0..3).map(|number| {
+            let content = format!("{name} {number}").repeat(200_000);
+            Layer::new(Archive::new().file("file", content), Compression::None)
+        });
+        Image::of(layers).build()
+    };
+    let (slow, fast) = (large("slow"), large("fast"));
+    let slow_reference = registry.push("slow:1", &slow);
+    for (digest, _) in slow.blobs.iter().skip(1) {
+        registry.arm(digest, Fault::Slow(100, Duration::from_millis(500)));
+    }
+    let (client, path) = (daemon.client(), guest.bundle("slow").display().to_string());
+    let slow_call = tokio::spawn(async move { client.pull(&slow_reference, &path).await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let reference = registry.push("fast:1", &fast);
+    let started = Instant::now();
+    daemon.delivers(&reference, &guest.bundle("fast")).await;
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(25), "{took:?}");
+    assert!(!slow_call.is_finished());
+    slow_call.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]

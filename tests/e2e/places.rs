@@ -3,7 +3,7 @@
 use kit::authority::Authority;
 use kit::client::Code;
 use kit::hostile::{Fault, Hostile, closed_port};
-use kit::image::{Image, host_architecture};
+use kit::image::{Format, Image, host_architecture};
 use kit::registry::Registry;
 use kit::scene::Scene;
 use kit::ways::Way;
@@ -395,6 +395,25 @@ async fn a_certificate_that_is_not_trusted_is_told_at_once_and_a_closed_port_is_
         &["no connection", "after 5 attempts"],
     );
     assert_eq!(attempts(), 4, "{}", daemon.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tag_of_a_mirror_that_lacks_our_platform_is_looked_up_at_the_next_place() {
+    let (registry, mirror) = (Hostile::start().await, Hostile::start().await);
+    let image = Image::small("for us");
+    let reference = registry.push("app:1", &image);
+    let foreign = Image::index(Format::Oci, [("linux/s390x", Image::small("for others"))]);
+    mirror.push("app:1", &foreign);
+    let mut guest = trusting_guest(&registry.host());
+    let mirrors: [(&str, &[&str]); 1] = [(&mirror.host(), &["insecure"])];
+    let entries = vec![entry(&registry.host(), true, &mirrors)];
+    guest.settings = guest.settings.clone().with(REGISTRIES, entries);
+    let daemon = guest.start().await;
+    let found = daemon.delivers(&reference, &guest.bundle("c1")).await;
+    assert_eq!(found, image.digest());
+    let by_digest = format!("{}/app@{}", registry.host(), foreign.digest());
+    let refusal = daemon.refuses(&by_digest, &guest.bundle("c2")).await;
+    assert_eq!(refusal.code, Code::NOT_FOUND, "{refusal:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

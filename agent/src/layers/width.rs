@@ -7,7 +7,8 @@
 //! memory.
 
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -17,6 +18,8 @@ const SMALL: u64 = 768 << 10;
 const LEAST: u64 = 256 << 10;
 /// What a pipeline takes at most.
 const MOST: u64 = LEAST + 3 * SMALL;
+/// Layers end more often than this on any line that is worth waiting for.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How many large layers of an image are got at a time.
 const LARGE_AT_A_TIME: usize = 3;
 /// How many small ones beside them; with the large ones these are 16.
@@ -55,6 +58,10 @@ pub(crate) struct Memory {
     all: Lot,
     /// What large layers may have of it; the rest is always there for small ones.
     large: Lot,
+    /// How long nobody may have taken or given back anything before whoever waits goes on without;
+    /// None to wait for ever, since the owner has stated how much there is.
+    patience: Option<Duration>,
+    moved: Arc<Mutex<Instant>>,
 }
 
 /// Memory of a layer; dropped, it is free for others.
@@ -62,6 +69,14 @@ pub(crate) struct Memory {
 pub(crate) struct Share {
     _all: Option<OwnedSemaphorePermit>,
     _large: Option<OwnedSemaphorePermit>,
+    /// None of what is beyond the budget: that says nothing of those who are within.
+    moved: Option<Arc<Mutex<Instant>>>,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.moved.iter().for_each(note);
+    }
 }
 
 impl Memory {
@@ -78,22 +93,55 @@ impl Memory {
         Self {
             all: Lot::new(bytes),
             large: Lot::new(bytes - bytes / 4),
+            patience: stated.is_none().then_some(PATIENCE),
+            moved: Arc::new(Mutex::new(Instant::now())),
         }
     }
 
-    /// Waits for the memory that a layer takes whose blob has `size` bytes.
+    /// Waits for the memory that a layer takes whose blob has `size` bytes; not for layers that
+    /// never end, of a registry that lets its bytes drip.
     pub(crate) async fn share(&self, size: u64) -> Share {
+        tokio::select! {
+            biased;
+            share = self.within(size) => share,
+            () = self.stagnation() => Share { _all: None, _large: None, moved: None },
+        }
+    }
+
+    async fn within(&self, size: u64) -> Share {
         let needed = LEAST.saturating_add(size.saturating_mul(3)).min(MOST);
         let large = if size > SMALL {
             self.large.take(needed).await
         } else {
             None
         };
+        let all = self.all.take(needed).await;
+        note(&self.moved);
         Share {
-            _all: self.all.take(needed).await,
+            _all: all,
             _large: large,
+            moved: Some(Arc::clone(&self.moved)),
         }
     }
+
+    /// Ends when nobody has taken or given back anything for too long.
+    async fn stagnation(&self) {
+        let Some(patience) = self.patience else {
+            return std::future::pending().await;
+        };
+        loop {
+            let moved = *self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+            let rest = patience.saturating_sub(moved.elapsed());
+            if rest.is_zero() {
+                return;
+            }
+            tokio::time::sleep(rest).await;
+        }
+    }
+}
+
+fn note(moved: &Arc<Mutex<Instant>>) {
+    *moved.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
 }
 
 /// So many KiB, given out in the order in which they are asked for.
@@ -129,8 +177,6 @@ const MOST_KIBIBYTES: u32 = 1 << 28;
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const GIB: u64 = 1 << 30;
@@ -167,6 +213,26 @@ mod tests {
         }
         drop(large);
         assert!(is_free(&memory, GIB).await);
+    }
+
+    #[tokio::test]
+    async fn layers_that_never_end_are_waited_for_only_if_the_memory_is_stated() {
+        for (stated, is_free_then) in [(None, true), (NonZeroU64::new(8 << 20), false)] {
+            let mut memory = Memory::new(stated, Width::BySize);
+            memory.patience = memory.patience.map(|_| Duration::from_millis(50));
+            let mut held = Vec::new();
+            while is_free(&memory, GIB).await {
+                held.push(memory.share(GIB).await);
+            }
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            for _ in 0..3 {
+                assert_eq!(is_free(&memory, GIB).await, is_free_then, "{stated:?}");
+            }
+            // What ends is worth waiting for.
+            held.pop();
+            held.push(memory.share(GIB).await);
+            assert!(!is_free(&memory, GIB).await, "{stated:?}");
+        }
     }
 
     #[tokio::test]

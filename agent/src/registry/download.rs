@@ -5,12 +5,15 @@
 //! attempts were about the same bytes is not taken on trust from an `ETag`: a blob's address is its
 //! digest, and the digest of the whole is checked at its end.
 
+use std::time::{Duration, Instant};
+
 use reqwest::header::CONTENT_RANGE;
 use reqwest::{Response, StatusCode};
 
 use super::blob::BlobSender;
 use super::error::{RegistryError, Wanted};
 use super::http;
+use super::retry::LEAST_PROGRESS;
 use super::throttle::Throttle;
 
 /// A blob on its way.
@@ -21,6 +24,28 @@ pub(crate) struct Download {
     size: u64,
     /// Bytes that have been sent down the pipe.
     offset: u64,
+    /// How long a connection may take for what would be progress.
+    idle: Duration,
+}
+
+/// How much has come for how long a wait.
+#[derive(Debug, Default)]
+struct Pace {
+    waited: Duration,
+    brought: u64,
+}
+
+impl Pace {
+    /// Whether that is worth waiting on.
+    fn keeps_up(&mut self, waited: Duration, brought: u64, idle: Duration) -> bool {
+        self.waited = self.waited.saturating_add(waited);
+        self.brought = self.brought.saturating_add(brought);
+        if self.waited < idle {
+            return true;
+        }
+        let ended = std::mem::take(self);
+        ended.brought >= LEAST_PROGRESS
+    }
 }
 
 /// How an attempt ended that did not fail.
@@ -33,12 +58,14 @@ pub(crate) enum Ended {
 }
 
 impl Download {
-    /// A blob of `size` bytes, none of which has come.
-    pub(crate) fn new(wanted: Wanted, size: u64) -> Self {
+    /// A blob of `size` bytes, none of which has come. A connection that brings hardly anything in
+    /// `idle` is as good as one that brings nothing.
+    pub(crate) fn new(wanted: Wanted, size: u64, idle: Duration) -> Self {
         Self {
             wanted,
             size,
             offset: 0,
+            idle,
         }
     }
 
@@ -56,7 +83,9 @@ impl Download {
         progress: &mut impl FnMut(u64),
     ) -> Result<Ended, RegistryError> {
         let mut surplus = self.surplus(&response)?;
+        let mut pace = Pace::default();
         loop {
+            let begun = Instant::now();
             let mut chunk = match http::next_chunk(&mut response, &self.wanted).await {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => break,
@@ -64,6 +93,11 @@ impl Download {
                 Err(_) if self.offset == self.size => break,
                 Err(error) => return Err(error),
             };
+            let count = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
+            if !pace.keeps_up(begun.elapsed(), count, self.idle) {
+                let wanted = self.wanted.clone();
+                return Err(RegistryError::Stalled { wanted });
+            }
             throttle.pass(chunk.len()).await;
             if surplus > 0 {
                 let known = usize::try_from(surplus)
@@ -184,6 +218,7 @@ mod tests {
     use crate::registry::blob_channel;
 
     const BLOB: &[u8] = b"0123456789";
+    const IDLE: Duration = Duration::from_secs(30);
 
     fn answer(status: u16, range: Option<&str>, body: &'static [&'static [u8]]) -> Response {
         let pieces = body
@@ -211,7 +246,7 @@ mod tests {
     async fn receive(had: usize, answer: Response) -> (Vec<u8>, Result<Ended, RegistryError>) {
         let (sender, mut reader) = blob_channel();
         let wanted = Wanted::blob("registry.example", "app", "sha256:0");
-        let mut download = Download::new(wanted, 10);
+        let mut download = Download::new(wanted, 10, IDLE);
         sender.send(Bytes::from_static(&BLOB[..had])).await.unwrap();
         download.offset = u64::try_from(had).unwrap();
         let reading = tokio::task::spawn_blocking(move || {
@@ -233,6 +268,17 @@ mod tests {
             let rest = answer(206, Some(range), &[b"45", b"6789"]);
             let (bytes, ended) = receive(4, rest).await;
             assert_eq!((bytes.as_slice(), ended.unwrap()), (BLOB, Ended::Complete));
+        }
+    }
+
+    #[test]
+    fn a_byte_now_and_then_is_no_progress_and_a_slow_line_is() {
+        let seconds = Duration::from_secs;
+        let mut pace = Pace::default();
+        assert!(pace.keeps_up(seconds(29), 1, IDLE));
+        assert!(!pace.keeps_up(seconds(1), LEAST_PROGRESS - 2, IDLE));
+        for _ in 0..100 {
+            assert!(pace.keeps_up(seconds(10), 8 << 10, IDLE));
         }
     }
 

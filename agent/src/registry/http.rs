@@ -7,6 +7,7 @@
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper_util::client::proxy::matcher::Matcher;
@@ -67,6 +68,8 @@ pub(crate) struct Http {
     far: Client,
     named: Named,
     timeouts: Timeouts,
+    /// For the whole of a small answer.
+    small_answer: Duration,
     attempts: NonZeroU32,
     throttle: Arc<Throttle>,
 }
@@ -129,6 +132,7 @@ impl Http {
             far,
             named: named.clone(),
             timeouts: route.timeouts,
+            small_answer: route.timeouts.idle.saturating_mul(SMALL_ANSWER),
             attempts: route.attempts,
             throttle: Arc::clone(&route.throttle),
         })
@@ -138,6 +142,7 @@ impl Http {
     pub(crate) fn hasty(&self) -> Self {
         Self {
             attempts: self.attempts.min(HASTY_ATTEMPTS),
+            small_answer: self.timeouts.idle,
             ..self.clone()
         }
     }
@@ -196,6 +201,11 @@ impl Http {
         Tries::new(self.attempts)
     }
 
+    /// How long the next byte may take.
+    pub(crate) fn idle(&self) -> Duration {
+        self.timeouts.idle
+    }
+
     /// What the bytes of layers must pass.
     pub(crate) fn throttle(&self) -> &Throttle {
         &self.throttle
@@ -219,7 +229,7 @@ impl Http {
         wanted: &Wanted,
         work: impl Future<Output = Result<T, RegistryError>>,
     ) -> Result<T, RegistryError> {
-        let deadline = self.timeouts.idle.saturating_mul(SMALL_ANSWER);
+        let deadline = self.small_answer;
         tokio::time::timeout(deadline, work)
             .await
             .unwrap_or_else(|_elapsed| {

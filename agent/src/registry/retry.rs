@@ -19,9 +19,11 @@ impl Tries {
         Self { allowed, failed: 0 }
     }
 
-    /// The last attempt came further than those before, so that the count begins anew.
-    pub(crate) fn progressed(&mut self) {
-        self.failed = 0;
+    /// The last attempt brought so many bytes. If that is some, the count begins anew.
+    pub(crate) fn brought(&mut self, bytes: u64) {
+        if bytes >= LEAST_PROGRESS {
+            self.failed = 0;
+        }
     }
 
     /// Waits until it is time to try again after `error`, or gives it back when trying again would
@@ -67,6 +69,9 @@ fn random() -> u32 {
     u32::from_le_bytes([first, second, third, fourth])
 }
 
+/// Fewer bytes than this are no progress, of an attempt or of a connection that nothing ends: with a
+/// byte now and then nothing ever arrives.
+pub(crate) const LEAST_PROGRESS: u64 = 16 << 10;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A registry that wants us to come back later than this is taken at its word only so far: whoever
@@ -101,8 +106,9 @@ mod tests {
         for _ in 0..4 {
             tries.pause_after(broken()).unwrap();
             tries.pause_after(broken()).unwrap();
-            tries.progressed();
+            tries.brought(LEAST_PROGRESS);
         }
+        tries.brought(LEAST_PROGRESS - 1);
         tries.pause_after(broken()).unwrap();
         tries.pause_after(broken()).unwrap();
         let last = tries.pause_after(broken()).unwrap_err().to_string();
