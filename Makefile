@@ -68,11 +68,11 @@ bench: ## measure against skopeo+umoci, podman and the floor (minutes; see docs/
 	@tests/setup.sh podman
 	$(CARGO) build --locked --release --workspace --bin image-agent --bin bench \
 	  --example decide_bench --example bundle_bench
-	$(TARGET)/release/examples/decide_bench
-	$(TARGET)/release/examples/bundle_bench
 	@echo "image-agent: $$(stat -c %s $(TARGET)/release/image-agent) bytes, $$($(CARGO) tree --locked \
 	  -p agent -e normal --prefix none | sed 's/ (\*)$$//' | sort -u | wc -l) crates"
+	$(TARGET)/release/examples/bundle_bench
 	$(TARGET)/release/bench $(BENCH)
+	$(TARGET)/release/examples/decide_bench
 
 # The release of cosign that `make interop` checks against; what is built is kept.
 COSIGN := v3.1.3

@@ -4,6 +4,8 @@
 //! decision is ever stored: every call fetches the policy and decides afresh, and only the
 //! fetching and unpacking of a layer that is already in the store is left out.
 
+mod locate;
+
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::path::{Path, PathBuf};
@@ -11,10 +13,9 @@ use std::sync::Arc;
 
 use futures_util::future::try_join;
 use policy::{
-    Approved, Decision, Denied, Digest, Discovered, Document, Evidence, Image, ImageRef, Lookaside,
-    Manifest, Needs, Policy,
+    Approved, Decision, Denied, Digest, Discovered, Evidence, Image, ImageRef, Lookaside,
+    MAX_CONFIG_BYTES, Manifest, Needs, Policy, Unverified,
 };
-use policy::{MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Platform, Unverified};
 use rootfs::Budget;
 use serde::Serialize;
 use tokio::sync::{OnceCell, oneshot};
@@ -24,18 +25,18 @@ use crate::blocking::blocking;
 use crate::bundle::{self, BundleError, BundlePath, Reservation};
 use crate::config::{Config, PolicySource, Source as ConfigSource};
 use crate::documents::Documents;
-use crate::error::{Error, chain, nowhere};
+use crate::error::{Error, chain};
 use crate::layers::{self, Layers};
 use crate::lookaside::Place;
 use crate::prefetch::Prefetch;
 use crate::progress::{Listener, Progress};
 use crate::record::Record;
-use crate::registries::Registries;
 use crate::registry::{Places, Registry, Source};
 use crate::resources::Resources;
-use crate::sources::Sources;
 use crate::store::{Store, StoredLayer};
 use crate::{credentials, evidence, room};
+
+use self::locate::refusal_before;
 
 /// The agent as configured: everything that a pull needs, shared by all pulls.
 #[derive(Debug)]
@@ -339,108 +340,6 @@ impl Agent {
         })
     }
 
-    /// The name that is meant, where it is served, and the manifest that it stands for.
-    async fn locate(
-        &self,
-        image: &str,
-        documents: &Documents,
-        tell_name: oneshot::Sender<ImageRef>,
-    ) -> Result<(ImageRef, Places, Unverified<Manifest>), Error> {
-        let sources = self.sources();
-        let registries = sources.registries().await?;
-        let reference = registries.reference(image).map_err(Error::Reference)?;
-        // Whoever wants to know may have failed.
-        let _ = tell_name.send(reference.clone());
-        let places = sources.places(&registries, &reference).await?;
-        let resolved = match self.resolve_anywhere(&places, &reference, documents).await {
-            // Credentials that were kept may have run out since.
-            Err(refusal) if refusal.is_refusal() && self.forget_credentials() => {
-                info!(error = %chain(&refusal), "fetching the registry credentials again");
-                let again = self.resolve_by(sources, &registries, &reference, documents);
-                again.await.map_err(|error| refusal_before(error, refusal))
-            }
-            resolved => resolved,
-        };
-        let may_be_anonymous = self.config.image.anonymous_fallback && places.have_login();
-        let resolved = match resolved {
-            Err(refusal) if refusal.is_refusal() && may_be_anonymous => {
-                info!(error = %chain(&refusal), "asking without credentials");
-                let sources = sources.anonymous();
-                let again = self.resolve_by(sources, &registries, &reference, documents);
-                again.await.map_err(|error| refusal_before(error, refusal))
-            }
-            resolved => resolved,
-        };
-        let (places, manifest) = resolved?;
-        Ok((reference, places, manifest))
-    }
-
-    async fn resolve_by(
-        &self,
-        sources: Sources<'_>,
-        registries: &Registries,
-        reference: &ImageRef,
-        documents: &Documents,
-    ) -> Result<(Places, Unverified<Manifest>), Error> {
-        let places = sources.places(registries, reference).await?;
-        self.resolve_anywhere(&places, reference, documents).await
-    }
-
-    /// Lets the registry credentials be fetched anew. Whether they may so become others.
-    fn forget_credentials(&self) -> bool {
-        let location = self.config.image.registry_credentials.as_deref();
-        location.is_some_and(|location| self.resources.forget_one(location))
-    }
-
-    fn sources(&self) -> Sources<'_> {
-        Sources {
-            config: &self.config,
-            resources: &self.resources,
-            registry: &self.registry,
-            anonymous: false,
-        }
-    }
-
-    /// The same places with the credentials that are for them now: short-lived ones may have run out
-    /// since the pull began.
-    async fn renewed(&self, places: &Places, reference: &ImageRef) -> Result<Places, Error> {
-        self.forget_credentials();
-        let sources = self.sources();
-        let registries = sources.registries().await?;
-        let renewed = sources.places(&registries, reference).await?;
-        Ok(renewed.going_on_from(places))
-    }
-
-    /// The manifest from the first place that has it, and the places from that one on.
-    async fn resolve_anywhere(
-        &self,
-        places: &Places,
-        reference: &ImageRef,
-        documents: &Documents,
-    ) -> Result<(Places, Unverified<Manifest>), Error> {
-        let mut failures: Vec<Error> = Vec::new();
-        for source in places.iter() {
-            let in_vain = |error: &Error| !source.is_worth_asking_after(error.of_registry());
-            if failures.last().is_some_and(in_vain) {
-                continue;
-            }
-            match self.resolve(source, reference, documents).await {
-                Ok(manifest) => return Ok((places.beginning_at(source), manifest)),
-                // What a digest means lacks everywhere what it lacks here; a tag is what a place
-                // says that it is.
-                Err(error @ Error::Platform(_)) if reference.digest().is_some() => {
-                    return Err(error);
-                }
-                Err(error @ (Error::Resolve(_) | Error::Manifest(_) | Error::Platform(_))) => {
-                    info!(place = %source.place(), error = %chain(&error), "not from there");
-                    failures.push(error);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Err(nowhere(failures, places.unasked().to_vec()))
-    }
-
     /// Where the owner says that signatures are, if any are needed.
     async fn lookaside(&self, needs: &Needs) -> Result<Lookaside, Error> {
         let text = match &self.config.image.sigstore_config {
@@ -460,45 +359,6 @@ impl Agent {
             }
         };
         Lookaside::parse([("sigstore_config", text.as_slice())]).map_err(Error::Lookaside)
-    }
-
-    /// From a name to the manifest for this platform. The tag is resolved here and only here.
-    async fn resolve(
-        &self,
-        source: &Source,
-        reference: &ImageRef,
-        documents: &Documents,
-    ) -> Result<Unverified<Manifest>, Error> {
-        let served = source
-            .manifest(&selector(reference), MAX_MANIFEST_BYTES)
-            .await;
-        let served = served.map_err(Error::Resolve)?;
-        let content_type = served.untrusted_content_type.as_deref();
-        let document = Document::parse(reference, content_type, served.untrusted_bytes)
-            .map_err(Error::Manifest)?;
-        match document {
-            Document::Manifest(manifest) => Ok(manifest),
-            Document::Index(index) => {
-                let platform = self.config.image_agent.platform.clone();
-                let platform = platform.unwrap_or_else(Platform::host);
-                let chosen = index.choose(&platform).map_err(Error::Platform)?;
-                if let Some(raw) = documents.find(chosen.digest()).await {
-                    let content_type = Some(chosen.media_type());
-                    let instance = index.instance(&chosen, content_type, raw);
-                    return instance.map_err(Error::Manifest);
-                }
-                let digest = chosen.digest().to_string();
-                let served = source
-                    .manifest(&digest, MAX_MANIFEST_BYTES)
-                    .await
-                    .map_err(Error::Resolve)?;
-                documents.note(chosen.digest(), &served.untrusted_bytes);
-                let content_type = served.untrusted_content_type.as_deref();
-                index
-                    .instance(&chosen, content_type, served.untrusted_bytes)
-                    .map_err(Error::Manifest)
-            }
-        }
     }
 
     async fn with_config(
@@ -672,18 +532,6 @@ struct Remaining {
     config: Option<Prefetch>,
 }
 
-/// What to tell when a second attempt was made after a refusal: the refusal, which names the
-/// credentials, unless the second attempt came further.
-fn refusal_before(second: Error, refusal: Error) -> Error {
-    match second {
-        Error::Resource { .. } | Error::Registries(_) | Error::Open(_) => {}
-        ref second if second.is_refusal() => {}
-        further => return further,
-    }
-    info!(error = %chain(&second), "nor by a second attempt");
-    refusal
-}
-
 /// Gives back what bundles hold that are gone, while this pull goes on: the writable part of a
 /// container that is started over and over would fill the guest's memory.
 fn reclaim(store: Store) {
@@ -700,18 +548,12 @@ struct Wanted {
     bundle: BundlePath,
     documents: Documents,
 }
-/// What the registry is asked for: the digest where there is one, else the tag.
-fn selector(reference: &ImageRef) -> String {
-    match (reference.digest(), reference.tag()) {
-        (Some(digest), _) => digest.to_string(),
-        (None, tag) => tag.unwrap_or("latest").to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
     use std::time::Duration;
+
+    use policy::Document;
 
     use super::*;
 

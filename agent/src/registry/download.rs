@@ -13,7 +13,6 @@ use reqwest::{Response, StatusCode};
 use super::blob::BlobSender;
 use super::error::{RegistryError, Wanted};
 use super::http;
-use super::retry::LEAST_PROGRESS;
 use super::throttle::Throttle;
 
 /// A blob on its way.
@@ -44,7 +43,7 @@ impl Pace {
             return true;
         }
         let ended = std::mem::take(self);
-        ended.brought >= LEAST_PROGRESS
+        ended.brought >= LEAST_RATE.saturating_mul(idle.as_secs())
     }
 }
 
@@ -177,6 +176,10 @@ impl Download {
     }
 }
 
+/// Bytes a second that are worth waiting for: far less than what a bad line brings, shared by all
+/// layers that are under way.
+const LEAST_RATE: u64 = 512;
+
 /// A `Content-Range`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Range {
@@ -276,7 +279,7 @@ mod tests {
         let seconds = Duration::from_secs;
         let mut pace = Pace::default();
         assert!(pace.keeps_up(seconds(29), 1, IDLE));
-        assert!(!pace.keeps_up(seconds(1), LEAST_PROGRESS - 2, IDLE));
+        assert!(!pace.keeps_up(seconds(1), LEAST_RATE * 30 - 2, IDLE));
         for _ in 0..100 {
             assert!(pace.keeps_up(seconds(10), 8 << 10, IDLE));
         }

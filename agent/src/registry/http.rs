@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -59,19 +59,63 @@ pub(crate) enum Reach {
     PlainHttp,
 }
 
+impl Reach {
+    fn is_plain(&self) -> bool {
+        matches!(self, Self::PlainHttp)
+    }
+}
+
 /// An HTTP client that only knows capped, bounded requests.
 #[derive(Debug, Clone)]
 pub(crate) struct Http {
     /// For the registry itself.
     near: Client,
     /// For where it sends us, to whom it is not said who we are.
-    far: Client,
+    far: Arc<Far>,
     named: Named,
     timeouts: Timeouts,
     /// For the whole of a small answer.
     small_answer: Duration,
     attempts: NonZeroU32,
     throttle: Arc<Throttle>,
+}
+
+/// A client for other hosts than the registry, made when one is asked: to read the system's roots
+/// takes longer than to ask for a manifest.
+#[derive(Debug)]
+struct Far {
+    route: Route,
+    reach: Reach,
+    named: Named,
+    client: OnceLock<Client>,
+}
+
+impl Far {
+    fn client(&self) -> Result<&Client, RegistryError> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        let elsewhere = match &self.reach {
+            Reach::Tls(known) | Reach::UnverifiedTls(known) => Reach::Tls(Certificates {
+                // Who we are is for the registry itself.
+                clients: Vec::new(),
+                ..known.clone()
+            }),
+            Reach::PlainHttp => Reach::Tls(Certificates::default()),
+        };
+        let client = match self.made(&elsewhere) {
+            // A guest without any root may use a registry that needs none.
+            Err(_) if self.reach.is_plain() => self.made(&self.reach)?,
+            made => made?,
+        };
+        Ok(self.client.get_or_init(|| client))
+    }
+
+    fn made(&self, reach: &Reach) -> Result<Client, RegistryError> {
+        let builder = builder(&self.route)?.https_only(!self.reach.is_plain());
+        let builder = builder.dns_resolver(self.named.clone());
+        build(trusting(builder, &self.route, reach)?)
+    }
 }
 
 /// A request for one thing of one registry.
@@ -107,29 +151,17 @@ impl fmt::Debug for Request<'_> {
 impl Http {
     /// A client for a registry that is reached like this.
     pub(crate) fn new(route: &Route, reach: &Reach, named: &Named) -> Result<Self, RegistryError> {
-        let is_plain = matches!(reach, Reach::PlainHttp);
-        let builder = || Ok(builder(route)?.https_only(!is_plain));
-        let near = build(trusting(builder()?, route, reach)?)?;
-        let elsewhere = match reach {
-            Reach::Tls(known) | Reach::UnverifiedTls(known) => Reach::Tls(Certificates {
-                // Who we are is for the registry itself.
-                clients: Vec::new(),
-                ..known.clone()
-            }),
-            Reach::PlainHttp => Reach::Tls(Certificates::default()),
+        let far = Far {
+            route: route.clone(),
+            reach: reach.clone(),
+            named: named.clone(),
+            client: OnceLock::new(),
         };
-        let far = |reach| {
-            let builder: ClientBuilder = builder()?.dns_resolver(named.clone());
-            build(trusting(builder, route, reach)?)
-        };
-        let far = match far(&elsewhere) {
-            // A guest without any root may use a registry that needs none.
-            Err(_) if is_plain => far(reach)?,
-            far => far?,
-        };
+        let builder = builder(route)?.https_only(!reach.is_plain());
+        let near = build(trusting(builder, route, reach)?)?;
         Ok(Self {
             near,
-            far,
+            far: Arc::new(far),
             named: named.clone(),
             timeouts: route.timeouts,
             small_answer: route.timeouts.idle.saturating_mul(SMALL_ANSWER),
@@ -245,7 +277,7 @@ impl Http {
         let client = if (url.scheme(), url.host()) == home {
             &self.near
         } else {
-            &self.far
+            self.far.client()?
         };
         let mut get = match request.form {
             None => client.get(url.clone()),

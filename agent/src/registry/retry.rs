@@ -69,9 +69,8 @@ fn random() -> u32 {
     u32::from_le_bytes([first, second, third, fourth])
 }
 
-/// Fewer bytes than this are no progress, of an attempt or of a connection that nothing ends: with a
-/// byte now and then nothing ever arrives.
-pub(crate) const LEAST_PROGRESS: u64 = 16 << 10;
+/// Fewer bytes than this are no progress of an attempt: with a byte each, nothing ever arrives.
+const LEAST_PROGRESS: u64 = 16 << 10;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A registry that wants us to come back later than this is taken at its word only so far: whoever
