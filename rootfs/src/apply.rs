@@ -276,7 +276,8 @@ impl<'a> Writer<'a> {
                 fault: LinkFault::Missing | LinkFault::Nowhere,
                 ..
             }) => {
-                self.tree.clear(&slot)?;
+                // Until then the name is taken: neither what stood here nor what lies below has it.
+                self.create(&slot, make_whiteout)?;
                 let paths = [slot.path.as_bytes(), target.as_bytes()].map(length);
                 let kept = paths.into_iter().fold(FORWARD_LINK, u64::saturating_add);
                 self.tree.keep_bytes(kept)?;
@@ -383,10 +384,7 @@ impl<'a> Writer<'a> {
         let slot = self.tree.slot(marker)?;
         let path = RelPath::canonical(slot.path.split().0).join(hidden);
         self.tree.hide_copy(&path)?;
-        match slot
-            .parent
-            .make_node(hidden, FileType::CharacterDevice, makedev(0, 0))
-        {
+        match make_whiteout(&slot.parent, hidden) {
             Ok(()) => return Ok(()),
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(Error::io("create", path.as_bytes())(errno)),
@@ -417,6 +415,11 @@ impl<'a> Writer<'a> {
         };
         result.map_err(Error::io("create", slot.path.as_bytes()))
     }
+}
+
+/// Makes what overlayfs takes for a whiteout.
+fn make_whiteout(parent: &Dir, name: &[u8]) -> rustix::io::Result<()> {
+    parent.make_node(name, FileType::CharacterDevice, makedev(0, 0))
 }
 
 /// Sets what the archive says of the root of the layer on `root`, which has not been published.

@@ -266,8 +266,30 @@ fn a_copy_is_hidden_with_what_it_is_a_copy_of() {
 }
 
 #[test]
+fn a_link_to_what_comes_later_hides_what_lies_below() {
+    let below = Below::new();
+    let tree = below.unpack(
+        Tar::new()
+            .hard_link("usr/lib/old", "z")
+            .hard_link("a", "usr/lib/old")
+            .file("z", b"new"),
+    );
+    for name in ["a", "usr/lib/old", "z"] {
+        assert!(
+            tree.line(name).contains("\"new\""),
+            "{name}: {:?}",
+            tree.lines
+        );
+    }
+}
+
+#[test]
 fn what_the_layer_has_hidden_is_not_found_below() {
     let rows = [
+        (
+            "a link to what comes later",
+            Tar::new().hard_link("usr", "z").dir("usr/lib"),
+        ),
         ("a whiteout", Tar::new().file("usr/lib/.wh.old", b"")),
         (
             "an opaque parent",
