@@ -384,6 +384,7 @@ impl<'a> Writer<'a> {
         let slot = self.tree.slot(marker)?;
         let path = RelPath::canonical(slot.path.split().0).join(hidden);
         self.tree.hide_copy(&path)?;
+        self.tree.hide_copies(&path)?;
         match make_whiteout(&slot.parent, hidden) {
             Ok(()) => return Ok(()),
             Err(Errno::EXIST) => {}

@@ -151,6 +151,11 @@ impl Dir {
         fs::unlinkat(&self.0, name, AtFlags::empty())
     }
 
+    /// Removes the directory `name`, which must be empty.
+    pub(crate) fn remove_empty(&self, name: &[u8]) -> rustix::io::Result<()> {
+        fs::unlinkat(&self.0, name, AtFlags::REMOVEDIR)
+    }
+
     /// Renames `name` to `new` in `there`, where nothing of that name may exist.
     pub(crate) fn rename_new(
         &self,

@@ -145,6 +145,7 @@ impl<'a> Tree<'a> {
         slot.parent
             .unlink(name)
             .map_err(Error::io("replace", path))?;
+        self.copies.remove(&slot.path);
         slot.parent
             .make_dir(name)
             .map_err(Error::io("create", path))?;

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use crate::dir::Dir;
 use crate::error::{Error, LinkFault};
 use crate::name::{RelPath, length};
-use crate::tree::{Slot, Tree, beneath, is_whiteout, kind};
+use crate::tree::{Record, Slot, Tree, beneath, is_whiteout, kind};
 
 /// A file of a layer below.
 #[derive(Debug)]
@@ -64,7 +64,42 @@ impl Tree<'_> {
         }
         let (parent, name) = path.split();
         let removed = self.dir(parent)?.unlink(name);
+        // It may have been a link.
+        self.followed.clear();
         removed.map_err(Error::io("replace", path.as_bytes()))
+    }
+
+    /// Removes the copies in `path`, and of it and what is in it those directories that were made
+    /// for them alone.
+    pub(crate) fn hide_copies(&mut self, path: &RelPath) -> Result<(), Error> {
+        for mut at in self.copies_beneath(path) {
+            self.hide_copy(&at)?;
+            while at != *path {
+                at.pop();
+                if !self.remove_implied(&at)? {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a directory that nothing in this layer speaks of, if there is nothing in it.
+    fn remove_implied(&mut self, path: &RelPath) -> Result<bool, Error> {
+        let is_own = |record: &Record| record.metadata.is_some() || record.is_opaque;
+        if self.records.get(path).is_none_or(is_own) {
+            return Ok(false);
+        }
+        let (parent, name) = path.split();
+        match self.dir(parent)?.remove_empty(name) {
+            Ok(()) => {}
+            Err(Errno::NOTEMPTY | Errno::EXIST) => return Ok(false),
+            Err(errno) => return Err(Error::io("replace", path.as_bytes())(errno)),
+        }
+        self.records.remove(path);
+        self.open.clear();
+        self.followed.clear();
+        Ok(true)
     }
 
     /// The copies in `path`, a directory of this tree, and in what is in it.

@@ -266,6 +266,45 @@ fn a_copy_is_hidden_with_what_it_is_a_copy_of() {
 }
 
 #[test]
+fn a_directory_of_copies_is_hidden_with_them() {
+    let below = Below::new();
+    let link = || Tar::new().hard_link("new", "usr/lib/old");
+    for (mark, name) in [("usr/.wh.lib", "usr/lib"), (".wh.usr", "usr")] {
+        let hidden = below.unpack(link().file(mark, b""));
+        assert!(!hidden.names().contains(&"usr/lib/old"), "{mark}");
+        assert!(
+            hidden.line(name).contains(" 0:0 0:0 "),
+            "{:?}",
+            hidden.lines
+        );
+        assert!(hidden.line("new").contains("\"old\""), "{mark}");
+    }
+    let kept = below.unpack(link().file("usr/lib/own", b"").file("usr/.wh.lib", b""));
+    assert_eq!(kept.names(), ["new", "usr", "usr/lib", "usr/lib/own"]);
+    assert!(
+        kept.line("usr/lib").contains("overlay.opaque"),
+        "{:?}",
+        kept.lines
+    );
+}
+
+#[test]
+fn a_copy_that_was_replaced_is_no_copy_any_more() {
+    let below = Below::new();
+    for mark in ["usr/lib/.wh..wh..opq", "usr/lib/.wh.old"] {
+        let tar = Tar::new().hard_link("new", "usr/lib/old");
+        let tree = below.unpack(tar.dir("usr/lib/old").file(mark, b""));
+        assert!(tree.line("usr/lib/old").starts_with("040755"), "{mark}");
+    }
+    let tar = Tar::new().hard_link("new", "lib").file("lib/x", b"");
+    let tree = below.unpack(tar.file(".wh.lib", b"").file("lib/y", b""));
+    assert_eq!(
+        tree.names(),
+        ["lib", "lib/y", "new", "usr", "usr/lib", "usr/lib/x"]
+    );
+}
+
+#[test]
 fn a_link_to_what_comes_later_hides_what_lies_below() {
     let below = Below::new();
     let tree = below.unpack(
