@@ -150,7 +150,7 @@ impl<'a, R: BufRead> Archive<'a, R> {
         if let Some(link) = extended.linkpath.take().or(own.long_link) {
             header.link = link;
         }
-        header.typeflag = header.kind_flag(&name, extended.size.unwrap_or(header.size));
+        header.typeflag = header.kind_flag(&name);
         header.size = extended.size.unwrap_or(header.size);
         self.begin_content(&header, offset)?;
         let kind = self.kind(&header, &name, sparse, block, offset)?;

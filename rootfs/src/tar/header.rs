@@ -43,10 +43,11 @@ impl Header {
     }
 
     /// The type flag that the entry is to be read as. Before POSIX a directory was a file whose
-    /// name ends in a slash, and GNU tar takes it for one still.
-    pub(super) fn kind_flag(&self, name: &[u8], size: u64) -> u8 {
+    /// name ends in a slash, and GNU tar takes it for one still. With content it is none that all
+    /// readers would take for the same.
+    pub(super) fn kind_flag(&self, name: &[u8]) -> u8 {
         match self.typeflag {
-            0 | b'0' | b'7' if name.ends_with(b"/") && size == 0 => b'5',
+            0 | b'0' | b'7' if name.ends_with(b"/") => b'5',
             0 | b'7' => b'0',
             flag => flag,
         }

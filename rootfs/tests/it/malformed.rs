@@ -109,6 +109,11 @@ fn refuses_headers_on_which_readers_disagree() {
             sized,
         ),
         (
+            "file with content and a slash",
+            Tar::new().file("a/", b"body"),
+            sized,
+        ),
+        (
             "two pax headers",
             Tar::new()
                 .pax(&[("path", b"a")])
