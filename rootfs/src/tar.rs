@@ -24,6 +24,8 @@ pub(crate) struct Archive<'a, R> {
     source: R,
     limits: &'a Limits,
     global: Extended,
+    /// Whether there has been a pax header.
+    is_pax: bool,
     /// Bytes of archive consumed.
     offset: u64,
     /// Bytes of content of the present entry not yet consumed.
@@ -38,6 +40,7 @@ impl<'a, R: BufRead> Archive<'a, R> {
             source,
             limits,
             global: Extended::default(),
+            is_pax: false,
             offset: 0,
             content: 0,
             padding: 0,
@@ -93,6 +96,7 @@ impl<'a, R: BufRead> Archive<'a, R> {
 
     /// Takes `header` in if it extends the entry that follows.
     fn extension(&mut self, header: &Header, offset: u64, own: &mut Own) -> Result<bool, Error> {
+        self.is_pax |= matches!(header.typeflag, b'g' | b'x' | b'X');
         let slot = match header.typeflag {
             b'g' => {
                 let body = self.extension_body(header.size)?;
@@ -174,7 +178,10 @@ impl<'a, R: BufRead> Archive<'a, R> {
     }
 
     fn begin_content(&mut self, header: &Header, offset: u64) -> Result<(), Error> {
-        if header.size > 0 && header::has_no_content(header.typeflag) {
+        // In an archive with pax headers bsdtar takes what follows a hard link for its content.
+        let is_empty =
+            header::has_no_content(header.typeflag) || (header.typeflag == b'1' && self.is_pax);
+        if header.size > 0 && is_empty {
             let typeflag = char::from(header.typeflag);
             let fault = HeaderFault::Size {
                 typeflag,

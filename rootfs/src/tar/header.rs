@@ -94,8 +94,8 @@ impl Header {
 }
 
 /// Whether entries of this type have no content, and a size that is not zero is a contradiction.
-/// Hard links are not among them: many writers state the size of the file, and all readers agree
-/// that nothing follows.
+/// Hard links are not among them: many writers state the size of the file, and readers agree that
+/// nothing follows, except in archives with pax headers.
 pub(super) fn has_no_content(typeflag: u8) -> bool {
     matches!(typeflag, b'2'..=b'6' | b'V')
 }

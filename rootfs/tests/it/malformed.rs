@@ -114,6 +114,15 @@ fn refuses_headers_on_which_readers_disagree() {
             sized,
         ),
         (
+            "hard link with a size after a pax header",
+            Tar::new()
+                .pax(&[("comment", b"x")])
+                .file("a", b"")
+                .header(Header::new(b'1', "b").link("a").size(512))
+                .file("hidden", b""),
+            sized,
+        ),
+        (
             "two pax headers",
             Tar::new()
                 .pax(&[("path", b"a")])
