@@ -307,6 +307,12 @@ pub enum HeaderFault {
         /// The type flag.
         typeflag: char,
     },
+    /// A GNU long name or target beside one in a pax header; readers disagree on which holds.
+    #[error("an extended header of type {typeflag:?} says what a pax header says too")]
+    Contradiction {
+        /// The type flag of the GNU header.
+        typeflag: char,
+    },
     /// A symbolic link to nothing.
     #[error("a link has no target")]
     NoTarget,

@@ -138,6 +138,7 @@ impl<'a, R: BufRead> Archive<'a, R> {
         offset: u64,
         block: &[u8; BLOCK],
     ) -> Result<Entry, Error> {
+        own.none_contradicts(offset)?;
         let mut extended = own.extended.unwrap_or_default();
         let block_name = std::mem::take(&mut header.name);
         let name = extended.path.take().or(own.long_name).unwrap_or(block_name);
@@ -384,6 +385,25 @@ impl Own {
             Err(Error::Header { offset, fault })
         } else {
             Ok(())
+        }
+    }
+
+    /// Of a pax header and a GNU one that both have the name, or the target, Go believes the one
+    /// and tar the other.
+    fn none_contradicts(&self, offset: u64) -> Result<(), Error> {
+        let Some(extended) = &self.extended else {
+            return Ok(());
+        };
+        let pairs = [
+            ('L', extended.path.is_some() && self.long_name.is_some()),
+            ('K', extended.linkpath.is_some() && self.long_link.is_some()),
+        ];
+        match pairs.into_iter().find(|(_, is_twice)| *is_twice) {
+            None => Ok(()),
+            Some((typeflag, _)) => Err(Error::Header {
+                offset,
+                fault: HeaderFault::Contradiction { typeflag },
+            }),
         }
     }
 }

@@ -42,6 +42,15 @@ fn refuses_headers_on_which_readers_disagree() {
             }
         )
     };
+    let contradiction: fn(&Error) -> bool = |error| {
+        matches!(
+            error,
+            Error::Header {
+                fault: HeaderFault::Contradiction { .. },
+                ..
+            }
+        )
+    };
     let dangling: fn(&Error) -> bool = |error| {
         matches!(
             error,
@@ -121,6 +130,19 @@ fn refuses_headers_on_which_readers_disagree() {
                 .header(Header::new(b'1', "b").link("a").size(512))
                 .file("hidden", b""),
             sized,
+        ),
+        (
+            "pax and GNU name",
+            long(b'L', b"b").pax(&[("path", b"a")]).file("c", b""),
+            contradiction,
+        ),
+        (
+            "pax and GNU target",
+            Tar::new()
+                .pax(&[("linkpath", b"a")])
+                .put(Header::new(b'K', "././@LongLink"), b"b")
+                .symlink("c", "d"),
+            contradiction,
         ),
         (
             "two pax headers",
