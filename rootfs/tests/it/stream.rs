@@ -1,9 +1,9 @@
 //! The blob around the archive: sizes, digests, and sources that misbehave.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 
 use policy::{Algorithm, Digest};
-use rootfs::Error;
+use rootfs::{Error, LimitKind};
 
 use crate::kit::{Blob, GZIP, PLAIN, Scratch, Tar, ZSTD, gzip};
 
@@ -261,4 +261,45 @@ fn noise(length: usize) -> Vec<u8> {
         state.to_le_bytes()[3]
     };
     (0..length).map(|_| step()).collect()
+}
+
+/// The limit is on the window that the frame asks for, to the byte, and comes before its memory.
+#[test]
+fn zstd_windows_are_held_to_128_mebibytes() {
+    let scratch = Scratch::new();
+    let archive = archive();
+    for log in [23, 27] {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(log).unwrap();
+        encoder.write_all(&archive).unwrap();
+        let blob = Blob::new(encoder.finish().unwrap(), ZSTD, &archive);
+        let window_descriptor = blob.bytes[5] >> 3;
+        assert_eq!(u32::from(window_descriptor), log - 10);
+        let tree = scratch.unpack(&blob).unwrap();
+        assert_eq!(tree.names(), ["dir", "dir/file", "link"]);
+    }
+    let rows: [(&[u8], u64); 3] = [
+        // One segment, its size in four bytes.
+        (b"\x28\xb5\x2f\xfd\xa0\x01\0\0\x08", (128 << 20) + 1),
+        // The next window that a descriptor can say.
+        (b"\x28\xb5\x2f\xfd\x00\x89", 144 << 20),
+        (b"\x28\xb5\x2f\xfd\x00\xff", (1 << 41) / 8 * 15),
+    ];
+    for (header, window) in rows {
+        let second = [zstd::encode_all(&archive[..], 1).unwrap(), header.to_vec()].concat();
+        for bytes in [header.to_vec(), second] {
+            let error = scratch
+                .unpack(&Blob::new(bytes, ZSTD, &archive))
+                .unwrap_err();
+            let Error::Limit {
+                limit: LimitKind::ZstdWindow,
+                allowed,
+                found,
+            } = error
+            else {
+                panic!("{error:?}")
+            };
+            assert_eq!((allowed, found), (128 << 20, window));
+        }
+    }
 }
