@@ -526,7 +526,8 @@ impl Image {
         let options = CString::new(format!("lowerdir={}", lower.join(":"))).unwrap();
         mount("overlay", &view, "overlay", MountFlags::RDONLY, &*options).unwrap();
         let seen = look(&view);
-        unmount(&view, UnmountFlags::empty()).unwrap();
+        // A process that another test is just starting may still have what was open in there.
+        unmount(&view, UnmountFlags::DETACH).unwrap();
         seen
     }
 
