@@ -28,7 +28,7 @@ pub(super) fn read(section: Option<Section<'_>>) -> Result<Limits, ConfigError> 
         }
     }
     // RFC 8878 section 3.1.1.1.2: windows begin at 1 KiB; decoders stop at 2 GiB.
-    let window = section.number("zstd_window_log", 10, 31)?;
+    let window = section.number("zstd_window_log", 10, 27)?;
     if let Some(log) = window.and_then(|log| u32::try_from(log).ok()) {
         limits.zstd_window_log = log;
     }

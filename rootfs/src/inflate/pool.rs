@@ -113,8 +113,9 @@ static POOL: Mutex<Pool> = Mutex::new(Pool {
     idle: Vec::new(),
 });
 static RETURNED: Condvar = Condvar::new();
-/// Two windows of the levels in common use. A larger one has it all to itself.
-const WINDOWS: u64 = 4 << 20;
+/// One window of the levels in common use and small ones beside it: two at a time cost memory and,
+/// with two processors that digest as well, bring hardly any time. A larger one has it all to itself.
+const WINDOWS: u64 = 3 << 20;
 const BETWEEN_CHECKS: Duration = Duration::from_millis(20);
 
 #[cfg(test)]

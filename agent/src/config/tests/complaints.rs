@@ -342,8 +342,8 @@ image_agent.limits.entries = 0
     line 1, column 30: image_agent.limits.entries: expected a number from 1 to 9223372036854775807, found 0
 image_agent.limits.path_bytes = 4097
     line 1, column 33: image_agent.limits.path_bytes: expected a number from 1 to 4096, found 4097
-image_agent.limits.zstd_window_log = 32
-    line 1, column 38: image_agent.limits.zstd_window_log: expected a number from 10 to 31, found 32
+image_agent.limits.zstd_window_log = 28
+    line 1, column 38: image_agent.limits.zstd_window_log: expected a number from 10 to 27, found 28
 image_agent.limits.ratio = 99999999999999999999
     line 1, column 28: image_agent.limits.ratio: expected a number from 1 to 9223372036854775807, found 99999999999999999999
 image_agent.timeouts.connect = 0
