@@ -165,7 +165,7 @@ async fn attestations_are_looked_at_up_to_a_limit() {
     let begin = Instant::now();
     let refusal = daemon.refuses(&reference, &stage.guest.bundle("c1")).await;
     let took = begin.elapsed();
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
     let words = [
         DENIED,
         "there are 201 pieces of evidence, the first 64 are looked at",
