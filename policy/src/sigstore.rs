@@ -318,10 +318,19 @@ impl UntrustedBundle {
         };
         let material = &bundle.verification_material;
         let stamps = &material.timestamp_verification_data.rfc3161_timestamps;
+        let proofs = material.tlog_entries.iter();
+        let proofs = proofs.filter_map(|entry| entry.inclusion_proof.as_ref());
+        let notes = proofs.filter_map(|proof| proof.checkpoint.checkpoint());
+        let witnesses = notes.map(|note| note.signatures().len()).max();
         for (what, found) in [
             ("certificates", chain),
             ("log entries", material.tlog_entries.len()),
             ("timestamps", stamps.len()),
+            // Each that has the log's name costs a check.
+            (
+                "signatures under a checkpoint",
+                witnesses.unwrap_or_default(),
+            ),
         ] {
             if found > MAX_PARTS {
                 return Err(BundleProblem::TooMany { what, found });
@@ -525,5 +534,5 @@ const MEDIA_TYPES: [&str; 2] = [
 const MAX_ROOT_BYTES: usize = 1 << 20;
 /// Whoever fetches has smaller limits; this one is for those who have none.
 const MAX_BUNDLE_BYTES: usize = 8 << 20;
-/// An honest bundle has one or two of each.
-const MAX_PARTS: usize = 16;
+/// An honest bundle has one or two of each, and its checkpoint a signature of each witness.
+const MAX_PARTS: usize = 32;

@@ -163,6 +163,10 @@ fn is_unknown_here(error: &RegistryError) -> bool {
 ///
 /// Nothing here is believed, so nothing is held to the letter.
 pub(crate) fn parse(untrusted_index: &[u8]) -> Option<Vec<Referrer>> {
+    let mut objects = untrusted_index.split(|byte| *byte == b'{').skip(1);
+    if objects.nth(MAX_OBJECTS).is_some() {
+        return None;
+    }
     let index: Index = serde_json::from_slice(untrusted_index).ok()?;
     let referrer = |entry: serde_json::Value| {
         let entry = Entry::deserialize(entry).ok()?;
@@ -174,6 +178,9 @@ pub(crate) fn parse(untrusted_index: &[u8]) -> Option<Vec<Referrer>> {
     };
     Some(index.manifests.into_iter().filter_map(referrer).collect())
 }
+
+/// An object of a few bytes takes hundreds to read; 10,000 referrers have two or three each.
+const MAX_OBJECTS: usize = 1 << 16;
 
 #[derive(Deserialize)]
 struct Index {
@@ -267,6 +274,11 @@ mod tests {
         assert_eq!(found, [5, 6, 4, 7, 3, 2, 1].map(digest));
         for odd in ["", "[]", "{}", "<html>", r#"{"manifests":{}}"#] {
             assert_eq!(parse(odd.as_bytes()), None, "{odd}");
+        }
+        for (count, is_read) in [(MAX_OBJECTS - 1, true), (MAX_OBJECTS, false)] {
+            let objects = vec!["{}"; count].join(",");
+            let read = parse(format!(r#"{{"manifests":[{objects}]}}"#).as_bytes());
+            assert_eq!(read.is_some(), is_read, "{count}");
         }
     }
 

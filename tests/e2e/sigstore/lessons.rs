@@ -245,12 +245,12 @@ async fn bundle_of_very_many_parts_is_refused_before_any_is_checked() {
         many(
             "entries",
             "/verificationMaterial/tlogEntries",
-            &["it has 100 log entries, at most 16 are looked at"],
+            &["it has 100 log entries, at most 32 are looked at"],
         ),
         many(
             "timestamps",
             stamps,
-            &["it has 100 timestamps, at most 16 are looked at"],
+            &["it has 100 timestamps, at most 32 are looked at"],
         ),
         changed(
             "certificates",
@@ -261,7 +261,7 @@ async fn bundle_of_very_many_parts_is_refused_before_any_is_checked() {
                 let chain = json!({"certificates": vec![leaf; 100]});
                 material.insert("x509CertificateChain".to_owned(), chain);
             },
-            &["it has 100 certificates, at most 16 are looked at"],
+            &["it has 100 certificates, at most 32 are looked at"],
         ),
     ])
     .await;
