@@ -3,36 +3,37 @@
 //! Everything goes through [`TrustedRoot`]. What is read of a bundle here is what was verified: it
 //! is parsed once.
 
+mod bundle;
 mod error;
 
 use std::fmt;
 
 use serde_json::json;
 use sigstore_verify::trust_root::{
-    SIGSTORE_PRODUCTION_TRUSTED_ROOT, SIGSTORE_STAGING_TRUSTED_ROOT, TrustedRoot as Material,
+    SIGSTORE_PRODUCTION_TRUSTED_ROOT, SIGSTORE_STAGING_TRUSTED_ROOT, TransparencyLog,
+    TrustedRoot as Material,
 };
-use sigstore_verify::types::bundle::VerificationMaterialContent;
-use sigstore_verify::types::{
-    Artifact, Bundle, DerPublicKey, Sha256Hash, SignatureContent, TimeRange,
-};
+use sigstore_verify::types::{Artifact, DerPublicKey, Sha256Hash, TimeRange};
 use sigstore_verify::{
-    PublicKeyVerificationPolicy, VerificationPolicy, VerificationResult, Verifier,
+    Policy, PublicKeyVerificationPolicy, VerificationPolicy, VerificationResult, Verifier,
 };
 
 use crate::certificate::{Certificate, CertificateError};
 use crate::chain::Chain;
 use crate::digest::Digest;
 use crate::encoding::encode_base64;
-use crate::json::{Json, Members};
+use crate::json::Json;
 use crate::key::PublicKey;
 use crate::printable::printable;
 use crate::rekor::LogKey;
 use crate::statement::UntrustedStatement;
 
+pub use self::bundle::UntrustedBundle;
 pub use self::error::{BundleProblem, TrustedRootError};
 
 /// The services that an owner trusts: certificate authorities, logs, and timestamp authorities.
 pub struct TrustedRoot {
+    material: Material,
     verifier: Verifier,
     authorities: Vec<Authority>,
     /// The lists of services that have none.
@@ -115,6 +116,7 @@ impl TrustedRoot {
         });
         let authorities = authorities.collect::<Result<Vec<_>, CertificateError>>();
         Ok(Self {
+            material: material.clone(),
             verifier,
             authorities: authorities.map_err(TrustedRootError::Certificate)?,
             empty: empty_lists(material),
@@ -152,6 +154,12 @@ impl TrustedRoot {
         if demands.tlog {
             bundle.require_log_entry()?;
         }
+        // It refuses any timestamp that it cannot verify, for which it needs an authority.
+        let bundle = if self.empty.contains(&CLOCKS) {
+            &bundle.without_timestamps()
+        } else {
+            bundle
+        };
         let mut policy = VerificationPolicy::any_identity();
         if !demands.tlog {
             policy = policy.skip_tlog_unsafe();
@@ -159,10 +167,7 @@ impl TrustedRoot {
         if !demands.sct {
             policy = policy.skip_sct();
         }
-        let verified = self
-            .verifier
-            .verify(artifact.argument()?, &bundle.0, &policy);
-        let verified = verified.map_err(|error| refused(&error))?;
+        let verified = self.judge(bundle, artifact, &policy)?;
         // Said once more by what was verified, lest another version skip more than it was told.
         let lacks = !verified.certificate_verified()
             || demands.sct && !verified.sct_verified()
@@ -193,15 +198,42 @@ impl TrustedRoot {
     ) -> Result<Option<u64>, BundleProblem> {
         bundle.require_log_entry()?;
         let policy = PublicKeyVerificationPolicy::new(DerPublicKey::new(key.spki().to_vec()));
-        let verified = self
-            .verifier
-            .verify(artifact.argument()?, &bundle.0, &policy);
-        let verified = verified.map_err(|error| refused(&error))?;
+        let verified = self.judge(bundle, artifact, &policy)?;
         if verified.tlog_verified() {
             Ok(logged_at(&verified))
         } else {
             Err(BundleProblem::Unproved)
         }
+    }
+
+    /// What the engine finds, by logs that were trusted at the time of the signature: it takes a
+    /// proof of inclusion from any that it knows, however long ago the owner gave that up.
+    fn judge(
+        &self,
+        bundle: &UntrustedBundle,
+        artifact: BundleArtifact<'_>,
+        policy: &impl Policy,
+    ) -> Result<VerificationResult, BundleProblem> {
+        let verified = bundle.judged_by(&self.verifier, artifact, policy)?;
+        let times = verified.verified_timestamps();
+        let was_trusted = |log: &TransparencyLog| {
+            log.public_key.valid_for.is_none_or(|window| {
+                // Where no time is proved, none is within a window that has ended or will.
+                let ever = !times.is_empty() || window.end.is_none();
+                ever && times.iter().all(|time| window.contains(*time))
+            })
+        };
+        let mut logs = self.material.tlogs.iter();
+        if logs.all(|log| was_trusted(log) || !bundle.has_proof_by(log.log_id.key_id.as_bytes())) {
+            return Ok(verified);
+        }
+        let mut material = self.material.clone();
+        material.tlogs.retain(was_trusted);
+        let verifier = Verifier::new(&material).map_err(|error| refused(&error))?;
+        let again = bundle.judged_by(&verifier, artifact, policy);
+        again.map_err(|problem| BundleProblem::LogNotTrusted {
+            why: problem.to_string(),
+        })
     }
 
     /// The engine takes every certificate of a trusted root for an anchor, whenever that was valid.
@@ -286,115 +318,6 @@ impl<'a> BundleArtifact<'a> {
     }
 }
 
-/// A Sigstore bundle, read and of a known version. Nothing in it is proved.
-#[derive(Debug, Clone)]
-pub struct UntrustedBundle(Bundle);
-
-impl UntrustedBundle {
-    /// Reads a bundle of version 0.1 to 0.3.
-    pub fn parse(document: &[u8]) -> Result<Self, BundleProblem> {
-        let (limit, found) = (MAX_BUNDLE_BYTES, document.len());
-        if found > limit {
-            return Err(BundleProblem::TooLarge { limit, found });
-        }
-        // The engine's reader takes what stands twice or lies deep in whatever way it likes, and of
-        // the members that exclude each other the first.
-        let json = Json::parse(document)?;
-        let top = json.root().open_object()?;
-        one_of(&top, CONTENTS)?;
-        one_of(
-            &top.required("verificationMaterial")?.open_object()?,
-            SIGNERS,
-        )?;
-        let text = String::from_utf8_lossy(document);
-        let bundle = Bundle::from_json(&text).map_err(|source| BundleProblem::Malformed {
-            why: printable(&source),
-        })?;
-        let chain = match &bundle.verification_material.content {
-            VerificationMaterialContent::X509CertificateChain { certificates } => {
-                certificates.len()
-            }
-            _ => 1,
-        };
-        let material = &bundle.verification_material;
-        let stamps = &material.timestamp_verification_data.rfc3161_timestamps;
-        let proofs = material.tlog_entries.iter();
-        let proofs = proofs.filter_map(|entry| entry.inclusion_proof.as_ref());
-        let notes = proofs.filter_map(|proof| proof.checkpoint.checkpoint());
-        let witnesses = notes.map(|note| note.signatures().len()).max();
-        for (what, found) in [
-            ("certificates", chain),
-            ("log entries", material.tlog_entries.len()),
-            ("timestamps", stamps.len()),
-            // Each that has the log's name costs a check.
-            (
-                "signatures under a checkpoint",
-                witnesses.unwrap_or_default(),
-            ),
-        ] {
-            if found > MAX_PARTS {
-                return Err(BundleProblem::TooMany { what, found });
-            }
-        }
-        Ok(Self(bundle))
-    }
-
-    /// The type and the bytes of what the envelope in it has.
-    pub(crate) fn untrusted_statement(&self) -> Result<(&str, &[u8]), BundleProblem> {
-        match &self.0.content {
-            SignatureContent::DsseEnvelope(envelope) => {
-                Ok((&envelope.payload_type, envelope.payload.as_bytes()))
-            }
-            _ => Err(BundleProblem::NoEnvelope),
-        }
-    }
-
-    /// Whether the envelope's signature is by `key`.
-    pub(crate) fn is_signed_by(&self, key: &PublicKey) -> Result<bool, BundleProblem> {
-        match &self.0.content {
-            SignatureContent::DsseEnvelope(envelope) => {
-                Ok(key.verifies(&envelope.pae(), envelope.signature.sig.as_bytes()))
-            }
-            _ => Err(BundleProblem::NoEnvelope),
-        }
-    }
-
-    fn require_log_entry(&self) -> Result<(), BundleProblem> {
-        if self.0.verification_material.tlog_entries.is_empty() {
-            return Err(BundleProblem::NoLogEntry);
-        }
-        Ok(())
-    }
-
-    /// The same without timestamps: the engine refuses any that it cannot verify, for which it needs
-    /// an authority.
-    pub(crate) fn without_timestamps(&self) -> Self {
-        let mut bundle = self.0.clone();
-        let data = &mut bundle.verification_material.timestamp_verification_data;
-        data.rfc3161_timestamps.clear();
-        Self(bundle)
-    }
-
-    fn has_timestamp(&self) -> bool {
-        let data = &self.0.verification_material.timestamp_verification_data;
-        !data.rfc3161_timestamps.is_empty()
-    }
-
-    fn certificates(&self) -> Result<Vec<Certificate>, BundleProblem> {
-        let ders: Vec<&[u8]> = match &self.0.verification_material.content {
-            VerificationMaterialContent::Certificate(one) => vec![one.raw_bytes.as_bytes()],
-            VerificationMaterialContent::X509CertificateChain { certificates } => certificates
-                .iter()
-                .map(|one| one.raw_bytes.as_bytes())
-                .collect(),
-            _ => Vec::new(),
-        };
-        let parse = |der: &[u8]| Certificate::from_der(der.to_vec());
-        let certificates: Result<_, _> = ders.into_iter().map(parse).collect();
-        certificates.map_err(BundleProblem::Certificate)
-    }
-}
-
 /// Whose signature a bundle must have.
 #[derive(Debug)]
 pub enum BundleSigner<'a> {
@@ -447,15 +370,6 @@ fn verify_envelope(
         Ok(())
     } else {
         Err(BundleProblem::OtherArtifact { found: digest })
-    }
-}
-
-/// Whether there is one member of a group of which a bundle has one (a `oneof` of its protocol).
-fn one_of(members: &Members<'_>, group: &'static [&'static str]) -> Result<(), BundleProblem> {
-    let found = group.iter().filter(|name| members.non_null(name).is_some());
-    match found.count() {
-        1 => Ok(()),
-        found => Err(BundleProblem::NotOne { group, found }),
     }
 }
 
@@ -517,10 +431,6 @@ fn unusable(error: impl fmt::Display) -> TrustedRootError {
     }
 }
 
-/// What is signed: a statement in an envelope, or bytes that are elsewhere.
-const CONTENTS: &[&str] = &["dsseEnvelope", "messageSignature"];
-/// Who signed it.
-const SIGNERS: &[&str] = &["certificate", "x509CertificateChain", "publicKey"];
 const AUTHORITIES: &str = "certificateAuthorities";
 const LOGS: &str = "tlogs";
 const CERTIFICATE_LOGS: &str = "ctlogs";
@@ -532,7 +442,3 @@ const MEDIA_TYPES: [&str; 2] = [
 ];
 /// The public one has 7 KiB.
 const MAX_ROOT_BYTES: usize = 1 << 20;
-/// Whoever fetches has smaller limits; this one is for those who have none.
-const MAX_BUNDLE_BYTES: usize = 8 << 20;
-/// An honest bundle has one or two of each, and its checkpoint a signature of each witness.
-const MAX_PARTS: usize = 32;

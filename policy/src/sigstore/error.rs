@@ -2,7 +2,8 @@
 
 use thiserror::Error;
 
-use super::{MAX_PARTS, MEDIA_TYPES};
+use super::MEDIA_TYPES;
+use super::bundle::MAX_PARTS;
 use crate::certificate::CertificateError;
 use crate::digest::Digest;
 use crate::identities::OtherSigner;
@@ -60,6 +61,20 @@ pub enum BundleProblem {
     Refused {
         /// Why.
         why: String,
+    },
+    /// The log had no trust, or none any more, when the signature was made.
+    #[error("no log has it that the trusted root trusts for the time of the signature: {why}")]
+    LogNotTrusted {
+        /// What the engine says without that log.
+        why: String,
+    },
+    /// An entry of a log is of another kind than the bundle says.
+    #[error("the log has an entry of kind {found:?}, the bundle says {stated:?}")]
+    EntryKind {
+        /// What the bundle says.
+        stated: String,
+        /// What the log has.
+        found: String,
     },
     /// The engine accepts it without having proved all that was demanded.
     #[error("not all that is demanded of it was proved")]

@@ -134,6 +134,14 @@ async fn log_entry_must_be_by_this_signer_and_valid() {
             },
             &["does not count"],
         ),
+        changed(
+            "of another kind than it says",
+            |json| {
+                let kind = json!({"kind": "intoto", "version": "0.0.2"});
+                json["verificationMaterial"]["tlogEntries"][0]["kindVersion"] = kind;
+            },
+            &["of kind \"dsse 0.0.1\"", "says \"intoto 0.0.2\""],
+        ),
     ])
     .await;
 }

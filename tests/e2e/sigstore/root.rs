@@ -2,7 +2,7 @@
 //! its time, and for nobody else.
 
 use kit::image::sha256;
-use kit::sigstore::{Ceremony, Identity, Moment, Sigstore, Statement};
+use kit::sigstore::{Ceremony, Identity, Moment, Sigstore, Statement, Version};
 use policy::{
     BundleArtifact, BundleProblem, BundleSigner, Digest, TrustedRoot, UntrustedBundle,
     verify_bundle,
@@ -99,4 +99,57 @@ fn authority_that_is_trusted_no_longer_gets_nothing_from_one_of_its_name() {
             "{judged:?}"
         );
     }
+}
+
+#[test]
+fn log_proves_nothing_of_what_was_signed_when_it_was_not_trusted() {
+    let services = Sigstore::mint();
+    let (first, second) = (0, 1);
+    let at = |window: Value, log: usize| {
+        let mut root = services.trusted_root();
+        root["tlogs"][log]["publicKey"]["validFor"] = window;
+        TrustedRoot::parse(root.to_string().as_bytes()).unwrap()
+    };
+    let signed = Moment::now().minus(600);
+    let signer = services.ceremony(Identity::email(EMAIL, ISSUER));
+    let signer = signer.issued(signed.minus(1)).signed(signed);
+    let checkpoints = signer.clone().log(Version::Two);
+    let start = Moment(1_577_836_800).rfc3339();
+    let ended = |end: Moment| json!({"start": start, "end": end.rfc3339()});
+    for (signer, log) in [(&signer, first), (&checkpoints, second)] {
+        assert_eq!(judge(&at(ended(signed.plus(60)), log), signer), Ok(()));
+        // The other log's time is no matter.
+        let other = at(ended(signed.minus(60)), second - log);
+        assert_eq!(judge(&other, signer), Ok(()));
+    }
+    // The promises of the first one bear a time, so that the engine sees it by itself.
+    let judged = judge(&at(ended(signed.minus(60)), first), &signer);
+    assert!(
+        matches!(judged, Err(BundleProblem::Refused { .. })),
+        "{judged:?}"
+    );
+    let begun_since = json!({"start": signed.plus(60).rfc3339()});
+    for window in [ended(signed.minus(60)), begun_since] {
+        let judged = judge(&at(window, second), &checkpoints);
+        assert!(
+            matches!(judged, Err(BundleProblem::LogNotTrusted { .. })),
+            "{judged:?}"
+        );
+    }
+}
+
+#[test]
+fn timestamp_that_nobody_can_check_and_nobody_demands_does_no_harm() {
+    let services = Sigstore::mint();
+    let mut root = services.trusted_root();
+    root["timestampAuthorities"] = json!([]);
+    let root = TrustedRoot::parse(root.to_string().as_bytes()).unwrap();
+    let signer = services.ceremony(Identity::email(EMAIL, ISSUER));
+    assert_eq!(judge(&root, &signer), Ok(()));
+    // It is no time either.
+    let judged = judge(&root, &signer.log(Version::Two));
+    assert!(
+        matches!(judged, Err(BundleProblem::Refused { .. })),
+        "{judged:?}"
+    );
 }
