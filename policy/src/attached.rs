@@ -30,6 +30,12 @@ pub fn signature_as_bundle(
     bundle(found, "messageSignature", &content)
 }
 
+/// An envelope, whatever evidence there is beside it.
+pub(crate) fn bare_envelope(untrusted_envelope: &[u8]) -> Result<UntrustedBundle, AttachedProblem> {
+    let content = Json::parse(untrusted_envelope)?.root().to_value()?;
+    Ok(UntrustedBundle::of_envelope(&content)?)
+}
+
 /// An envelope and the evidence in the annotations beside it.
 pub(crate) fn envelope_as_bundle(
     found: &CosignSignature,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::attached::envelope_as_bundle;
+use crate::attached::{bare_envelope, envelope_as_bundle};
 use crate::claims::Claims;
 use crate::cosign::SignatureProblem;
 use crate::decision::{DIGEST_ONLY, Proof};
@@ -87,10 +87,12 @@ fn verify(
         Ok(untrusted) => untrusted,
         Err(why) => return Err(SignatureProblem::NotFetched { why: why.clone() }),
     };
-    let bundle = if is_bundle(&found.media_type) {
-        UntrustedBundle::parse(untrusted)?
-    } else {
-        envelope_as_bundle(found, untrusted)?
+    let is_bundle = is_bundle(&found.media_type);
+    let bundle = match (is_bundle, signers.need_the_signature_alone()) {
+        (true, true) => UntrustedBundle::parse_without_evidence(untrusted)?,
+        (true, false) => UntrustedBundle::parse(untrusted)?,
+        (false, true) => bare_envelope(untrusted)?,
+        (false, false) => envelope_as_bundle(found, untrusted)?,
     };
     // What a stranger says is not read. Of a certificate only the engine can tell whose it is, and
     // it must be told which digest the signature is to be for; what it then proves is that these

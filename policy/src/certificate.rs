@@ -94,21 +94,8 @@ impl Certificate {
     pub(crate) fn untrusted_subjects(&self) -> Result<Vec<String>, der::Error> {
         let names = self.content.get::<SubjectAltName>()?;
         let names = names.map(|(_critical, names)| names.0).unwrap_or_default();
-        let mut subjects = Vec::new();
-        for name in names {
-            match name {
-                GeneralName::Rfc822Name(text) | GeneralName::DnsName(text) => {
-                    subjects.push(text.to_string());
-                }
-                GeneralName::UniformResourceIdentifier(text) => subjects.push(text.to_string()),
-                GeneralName::OtherName(other) if other.type_id == USERNAME => {
-                    let text: Utf8StringRef<'_> = other.value.decode_as()?;
-                    subjects.push(text.as_str().to_owned());
-                }
-                _ => {}
-            }
-        }
-        Ok(subjects)
+        let texts = names.iter().filter_map(|name| text_of(name).transpose());
+        texts.collect()
     }
 
     /// What an extension of Fulcio's says, which has bare text.
@@ -116,16 +103,14 @@ impl Certificate {
         self.value(oid)
     }
 
-    /// The subject's alternative names, each in one form: addresses and hosts in lower case, for
-    /// those that differ in case alone may be one holder's; others by the digest of their DER.
+    /// The subject's alternative names, each in one form: texts in lower case, for those that differ
+    /// in case alone may be one holder's; others by the digest of their DER.
     pub(crate) fn untrusted_names(&self) -> Result<BTreeSet<String>, der::Error> {
         let names = self.content.get::<SubjectAltName>()?;
         let names = names.map(|(_critical, names)| names.0).unwrap_or_default();
-        let form = |name: &GeneralName| match name {
-            GeneralName::Rfc822Name(text) | GeneralName::DnsName(text) => {
-                Ok(text.as_str().to_ascii_lowercase())
-            }
-            other => other.to_der().map(|der| Digest::sha256_of(&der).hex()),
+        let form = |name: &GeneralName| match text_of(name)? {
+            Some(text) => Ok(text.to_lowercase()),
+            None => name.to_der().map(|der| Digest::sha256_of(&der).hex()),
         };
         names.iter().map(form).collect()
     }
@@ -308,6 +293,20 @@ pub enum IssuerError {
         /// The one in the newer extension.
         newer: String,
     },
+}
+
+/// The text of a name: an address, a URI, a host, or the name of a user that Fulcio has a type of its
+/// own for.
+fn text_of(name: &GeneralName) -> Result<Option<String>, der::Error> {
+    Ok(match name {
+        GeneralName::Rfc822Name(text) | GeneralName::DnsName(text) => Some(text.to_string()),
+        GeneralName::UniformResourceIdentifier(text) => Some(text.to_string()),
+        GeneralName::OtherName(other) if other.type_id == USERNAME => {
+            let text: Utf8StringRef<'_> = other.value.decode_as()?;
+            Some(text.as_str().to_owned())
+        }
+        _ => None,
+    })
 }
 
 fn check_size(content: &[u8], limit: usize) -> Result<(), CertificateError> {

@@ -86,14 +86,29 @@ pub struct UnmetCondition {
     pub found: String,
 }
 
-/// Integers are compared exactly; a text is no number.
+/// Whether a number is the one that was written: fractions aside, that is so for integers of 64 bits.
+pub(crate) fn is_exact(number: &Number) -> bool {
+    let within = |float: f64| float.abs() < LAST_EXACT;
+    number.as_i128().is_some() || number.as_f64().is_some_and(within)
+}
+
+/// Numbers are compared exactly, or else not at all; a text is none.
 fn order(found: &Value, bound: &Number) -> Option<Ordering> {
     let found = found.as_number()?;
     match (found.as_i128(), bound.as_i128()) {
         (Some(found), Some(bound)) => Some(found.cmp(&bound)),
-        _ => found.as_f64()?.partial_cmp(&bound.as_f64()?),
+        _ if is_exact(found) && is_exact(bound) => float(found)?.partial_cmp(&float(bound)?),
+        _ => None,
     }
 }
+
+/// The number, if no float beside it has to stand for it.
+fn float(number: &Number) -> Option<f64> {
+    number.as_f64().filter(|float| float.abs() < LAST_EXACT)
+}
+
+/// From here on floats leave out integers: 2^53.
+const LAST_EXACT: f64 = 9_007_199_254_740_992.0;
 
 #[cfg(test)]
 mod tests {
@@ -103,7 +118,9 @@ mod tests {
 
     #[test]
     fn what_is_not_there_or_of_another_type_passes_nothing() {
-        let predicate = json!({"a": {"n": 3, "t": "3", "null": null}, "l": ["x", "y"]});
+        let predicate = r#"{"a": {"n": 3, "t": "3", "null": null, "f": 2.5,
+            "huge": 18446744073709551617, "large": 9007199254740993}, "l": ["x", "y"]}"#;
+        let predicate: Value = serde_json::from_str(predicate).unwrap();
         let number = |n: u64| Number::from(n);
         let rows = [
             ("/a/n", Test::Equals(json!(3)), true),
@@ -130,6 +147,19 @@ mod tests {
             ("/a/none", Test::Exists(false), true),
             ("/a/none", Test::Exists(true), false),
             ("/a/n", Test::Exists(false), false),
+            ("/a/f", Test::AtLeast(number(2)), true),
+            ("/a/f", Test::AtMost(number(2)), false),
+            // 2^64 + 1, which readers take for 2^64, and 2^53 + 1 beside a fraction.
+            ("/a/huge", Test::AtLeast(number(u64::MAX)), false),
+            ("/a/huge", Test::AtMost(number(u64::MAX)), false),
+            ("/a/huge", Test::Equals(json!(u64::MAX)), false),
+            ("/a/large", Test::AtMost(number((1 << 53) + 1)), true),
+            ("/a/large", Test::AtMost(number(1 << 53)), false),
+            (
+                "/a/large",
+                Test::AtMost(Number::from_f64(9e15).unwrap()),
+                false,
+            ),
         ];
         for (pointer, test, expected) in rows {
             let text = format!("{pointer} {test}");

@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::certificate::{Certificate, IssuerError};
 use crate::sigstore::BundleProblem;
 
-/// Those whose signatures count, never nobody and never everybody.
+/// Those whose signatures count, never nobody.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identities {
     pub(crate) first: Identity,

@@ -1,5 +1,6 @@
 //! What a policy may say, yet hardly means.
 
+use crate::identities::{Identities, Identity, Matcher};
 use crate::identity::SignedIdentity;
 use crate::reference::{ImageRef, is_host, is_path};
 use crate::requirement::{Requirement, Requirements, SigstoreSigned};
@@ -87,6 +88,18 @@ pub(crate) fn about_digest_only(signed: &SigstoreSigned) -> Option<&'static str>
     )
 }
 
+/// Identities one of which is anybody's: whoever can log in anywhere.
+pub(crate) fn about_everybody(identities: &Identities) -> Option<&'static str> {
+    // What nobody who means somebody would write down.
+    let open = |matcher: &Matcher| STRANGERS.iter().all(|text| matcher.matches(text));
+    let open = |identity: &Identity| {
+        open(&identity.subject) && open(&identity.issuer) && identity.claims.is_empty()
+    };
+    identities.iter().any(open).then_some(
+        "subjectRegExp and issuerRegExp match anything: everybody with an account counts",
+    )
+}
+
 /// A first component without dot or port is no registry, so a scope of that name is never asked.
 fn is_registry(scope: &str) -> bool {
     is_host(scope) && (scope.contains(['.', ':']) || scope == "localhost") && scope != OLD_DOCKER
@@ -98,6 +111,10 @@ fn is_namespace(scope: &str) -> bool {
         .is_some_and(|(host, path)| is_registry(host) && is_path(path))
 }
 
+const STRANGERS: [&str; 2] = [
+    "nobody-7f3a@nowhere.invalid",
+    "https://nowhere.invalid/7f3a",
+];
 const OLD_DOCKER: &str = "index.docker.io";
 
 #[cfg(test)]

@@ -208,6 +208,12 @@ impl Signers {
 }
 
 impl Signers {
+    /// Whether evidence beside a signature is of no use: what is not understood of it must do no
+    /// harm either.
+    pub(crate) fn need_the_signature_alone(&self) -> bool {
+        matches!(self, Self::Keys(_))
+    }
+
     /// Who of the signers may have made `bundle`: nothing of what it says is read for that. A key is
     /// the one whose signature it has.
     pub(crate) fn claimant(

@@ -145,15 +145,15 @@ struct Raw {
 
 #[derive(Deserialize)]
 struct RawSubject {
-    #[serde(default)]
-    digest: BTreeMap<String, String>,
-    #[serde(default)]
+    digest: Option<BTreeMap<String, Value>>,
     annotations: Option<BTreeMap<String, Value>>,
 }
 
 impl RawSubject {
     fn parse(self) -> Option<Result<StatementSubject, StatementProblem>> {
-        let digest: Result<Digest, _> = format!("sha256:{}", self.digest.get("sha256")?).parse();
+        let digests = self.digest?;
+        let digest = digests.get("sha256")?.as_str()?;
+        let digest: Result<Digest, _> = format!("sha256:{digest}").parse();
         let annotations = self.annotations.unwrap_or_default().into_iter();
         let annotations = annotations.filter_map(|(key, value)| match value {
             Value::String(text) => Some((key, text)),

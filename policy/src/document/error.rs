@@ -112,8 +112,13 @@ pub enum PolicyProblem {
     #[error("{0}")]
     Pattern(PatternError),
     /// The text is no JSON pointer (RFC 6901).
-    #[error("a pointer is empty or begins with /, e.g. /runDetails/builder/id")]
+    #[error(
+        "a pointer is empty or begins with /, e.g. /runDetails/builder/id, and ~ is written ~0 in it"
+    )]
     Pointer,
+    /// A number that a reader may take for another one.
+    #[error("a number that is compared has at most 64 bits, and with a fraction at most 53")]
+    NumberNotExact,
     /// A condition without a test.
     #[error("a condition needs at least one of {}", known.join(", "))]
     NoTest {

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Number;
+use serde_json::{Number, Value};
 
 use super::read::{Reader, exactly_one, fault, list, optional_identity, text, unknown_value};
 use super::{PolicyError, PolicyProblem};
-use crate::conditions::{Condition, Test};
+use crate::conditions::{self, Condition, Test};
 use crate::identities::{CLAIMS, Identities, Identity, Matcher, Pattern};
 use crate::json::{Members, Node};
 use crate::keycheck::Purpose;
@@ -27,6 +27,7 @@ impl Reader {
         let identities = Identities::new(list(&list_node, identity)?);
         let identities =
             identities.ok_or_else(|| fault(&list_node, PolicyProblem::RootWithoutIdentities))?;
+        self.warn(&list_node, lint::about_everybody(&identities));
         let demands = demands(members)?;
         Ok(Trust::Root(Box::new(RootTrust {
             root: self.root_source(source, demands)?,
@@ -185,7 +186,7 @@ fn condition(node: &Node<'_>) -> Result<Condition, PolicyError> {
     let members = node.object(&known)?;
     let pointer_node = members.required("pointer")?;
     let pointer = pointer_node.string()?.to_owned();
-    if !pointer.is_empty() && !pointer.starts_with('/') {
+    if !is_pointer(&pointer) {
         return Err(fault(&pointer_node, PolicyProblem::Pointer));
     }
     let mut tests = Vec::new();
@@ -201,10 +202,17 @@ fn condition(node: &Node<'_>) -> Result<Condition, PolicyError> {
     Ok(Condition { pointer, tests })
 }
 
+/// RFC 6901 section 3: one with another escape finds nothing, which `"exists": false` would be met by.
+fn is_pointer(text: &str) -> bool {
+    let escapes = text.split('~').skip(1);
+    (text.is_empty() || text.starts_with('/'))
+        && escapes.into_iter().all(|rest| rest.starts_with(['0', '1']))
+}
+
 fn test(key: &str, node: &Node<'_>) -> Result<Test, PolicyError> {
     Ok(match key {
-        "equals" => Test::Equals(node.to_value()?),
-        "oneOf" => Test::OneOf(list(node, |item| Ok(item.to_value()?))?),
+        "equals" => Test::Equals(value(node)?),
+        "oneOf" => Test::OneOf(list(node, value)?),
         "matches" => Test::Matches(pattern(node)?),
         "exists" => Test::Exists(node.boolean()?),
         "atLeast" => Test::AtLeast(number(node)?),
@@ -214,9 +222,27 @@ fn test(key: &str, node: &Node<'_>) -> Result<Test, PolicyError> {
 
 fn number(node: &Node<'_>) -> Result<Number, PolicyError> {
     node.number()?;
-    match node.to_value()? {
-        serde_json::Value::Number(number) => Ok(number),
+    match value(node)? {
+        Value::Number(number) => Ok(number),
         _ => Err(node.wrong_type("a number").into()),
+    }
+}
+
+/// A value whose numbers are compared as they are written.
+fn value(node: &Node<'_>) -> Result<Value, PolicyError> {
+    fn is_exact(value: &Value) -> bool {
+        match value {
+            Value::Number(number) => conditions::is_exact(number),
+            Value::Array(items) => items.iter().all(is_exact),
+            Value::Object(members) => members.values().all(is_exact),
+            _ => true,
+        }
+    }
+    let value = node.to_value()?;
+    if is_exact(&value) {
+        Ok(value)
+    } else {
+        Err(fault(node, PolicyProblem::NumberNotExact))
     }
 }
 

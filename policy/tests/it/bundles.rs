@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use policy::{
     BundleProblem, CosignSignature, Denied, Discovered, Evidence, Manifest, NotFetched, Outcome,
-    Policy, PolicyProblem, Refusal, SignatureProblem, StatementProblem, Unverified,
+    Policy, PolicyError, PolicyProblem, Refusal, SignatureProblem, StatementProblem, Unverified,
 };
 use serde_json::{Value, json};
 
@@ -251,6 +251,41 @@ fn envelope_beside_an_image_attests_as_a_bundle_does() {
     assert_eq!(denied.cause(), "no signature");
 }
 
+/// What cosign once wrote into the log is an entry that the engine does not know.
+#[test]
+fn evidence_that_no_key_needs_is_not_read() {
+    let owner = Signer::new();
+    let statement = statement(SLSA, &json!({}));
+    let mut logged = bundle(&owner, &statement);
+    logged["verificationMaterial"]["tlogEntries"] = json!([{
+        "kindVersion": {"kind": "intoto", "version": "0.0.1"},
+    }]);
+    let wants = attested(&json!({}));
+    assert!(decide(&wants, image(), &with(&owner, &logged)).is_ok());
+    let payload = statement.to_string();
+    let envelope = envelope(&owner, "application/vnd.in-toto+json", payload.as_bytes());
+    let beside = [
+        ("dev.sigstore.cosign/bundle", "{}"),
+        ("dev.sigstore.cosign/certificate", "none"),
+        ("dev.sigstore.cosign/chain", "none"),
+        ("dev.sigstore.cosign/rfc3161timestamp", "none"),
+    ];
+    let candidate = CosignSignature {
+        media_type: ENVELOPE.to_owned(),
+        annotations: beside
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
+        ..found("att", &envelope.to_string())
+    };
+    assert!(decide(&wants, image(), &evidence(&owner, vec![candidate])).is_ok());
+    // Somebody else's signature it does not make one of the key's.
+    let foreign = with(&owner, &bundle(&Signer::new(), &statement));
+    assert_eq!(
+        problem(&wants, &foreign),
+        SignatureProblem::OtherKey { tried: 1 }
+    );
+}
+
 #[test]
 fn statement_that_is_not_about_this_image_in_one_reading_is_refused() {
     let owner = Signer::new();
@@ -269,6 +304,11 @@ fn statement_that_is_not_about_this_image_in_one_reading_is_refused() {
         ("no subjects", subject(json!([]))),
         ("null subjects", subject(Value::Null)),
         ("a null subject", subject(json!([null]))),
+        ("a null digest", subject(json!([{"digest": null}]))),
+        (
+            "a digest that is no text",
+            subject(json!([{"digest": {"sha256": 7}}])),
+        ),
         (
             "sha512 only",
             subject(json!([{"digest": {"sha512": "0".repeat(128)}}])),
@@ -298,6 +338,12 @@ fn statement_that_is_not_about_this_image_in_one_reading_is_refused() {
             "{case}: {problem:?}"
         );
     }
+    // What is no subject does not spoil one.
+    let own = json!({"digest": {"sha256": hex, "odd": null}});
+    let subjects = json!([null, {"digest": null}, {"digest": {"sha256": 7}}, own]);
+    let payload = subject(subjects);
+    let among = envelope(&owner, "application/vnd.in-toto+json", payload.as_bytes());
+    assert!(decide(&wants, image(), &with(&owner, &bundle_of(&among))).is_ok());
     let other = envelope(&owner, "application/json", plain.as_bytes());
     let found = "application/json".to_owned();
     assert_eq!(
@@ -323,6 +369,7 @@ fn bundle_that_has_two_readings_or_two_signatures_is_refused() {
         ("two signatures", two.to_string()),
         ("no signature", none.to_string()),
         ("another version", version.to_string()),
+        ("no version", text.replace("mediaType", "type")),
         ("a key twice", text.replacen('{', r#"{"mediaType":"x","#, 1)),
         ("trailing bytes", format!("{text} {{}}")),
         ("nothing", String::new()),
@@ -585,6 +632,7 @@ fn trusted_root_and_what_belongs_to_it_stand_together_or_not_at_all() {
         changed[key] = value;
         changed
     };
+    let conditions = |condition: Value| json!({"type": "attestedBy", "keyPath": KEY, "predicateType": SLSA, "conditions": [condition]});
     let rows = [
         changed("keyPath", json!("kbs:///a/b/c")),
         changed("rekorPublicKeyPath", json!("kbs:///a/b/c")),
@@ -602,11 +650,67 @@ fn trusted_root_and_what_belongs_to_it_stand_together_or_not_at_all() {
         json!({"type": "attestedBy", "keyPath": KEY, "predicateType": SLSA, "conditions": []}),
         json!({"type": "attestedBy", "keyPath": KEY, "predicateType": SLSA, "conditions": [{"pointer": "/a"}]}),
         json!({"type": "attestedBy", "keyPath": KEY, "predicateType": SLSA, "conditions": [{"pointer": "a", "exists": true}]}),
+        conditions(json!({"pointer": "/a~", "exists": false})),
+        conditions(json!({"pointer": "/a~2b", "exists": false})),
+        conditions(json!({"pointer": "/a", "atMost": 1e300})),
+        conditions(json!({"pointer": "/a", "equals": {"b": [9_007_199_254_740_993.0]}})),
         json!({"type": "signedBy", "keyType": "GPGKeys", "keyPath": KEY, "signedIdentity": {"type": "digestOnly"}}),
     ];
+    assert!(parse(&conditions(json!({"pointer": "/a~0~1b", "exists": false}))).is_ok());
     for requirement in rows {
         let parsed = parse(&requirement);
         assert!(parsed.is_err(), "{requirement}: {parsed:?}");
+    }
+}
+
+#[test]
+fn number_that_readers_take_for_another_one_is_not_compared() {
+    let condition = |test: &str| {
+        format!(
+            r#"{{"default": [{{"type": "attestedBy", "keyPath": "{KEY}", "predicateType": "{SLSA}",
+            "conditions": [{{"pointer": "/a", {test}}}]}}]}}"#
+        )
+    };
+    for (test, expected) in [
+        (r#""equals": 18446744073709551615"#, true),
+        (r#""equals": 18446744073709551616"#, false),
+        (r#""oneOf": [1, 18446744073709551616]"#, false),
+        (r#""atMost": -9223372036854775809"#, false),
+        (r#""atLeast": 7.5"#, true),
+    ] {
+        let parsed = Policy::parse(condition(test).as_bytes());
+        let problem = parsed.as_ref().err().map(PolicyError::problem);
+        let expected = (!expected).then_some(&PolicyProblem::NumberNotExact);
+        assert_eq!(problem, expected, "{test}");
+    }
+}
+
+#[test]
+fn identity_that_everybody_has_is_warned_of() {
+    let warnings = |identity: Value| {
+        let signed = json!({
+            "type": "sigstoreSigned",
+            "trustedRoot": "public-good",
+            "identities": [{"subject": "a@b", "issuer": "https://i"}, identity],
+        });
+        let policy = policy(&json!([signed]));
+        policy
+            .warnings()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    };
+    let open = json!({"subjectRegExp": ".+", "issuerRegExp": ".+"});
+    let [warning] = warnings(open.clone()).try_into().unwrap();
+    assert!(warning.contains("everybody with an account"), "{warning}");
+    for (key, value) in [
+        ("issuerRegExp", "https://login\\.example\\.com"),
+        ("subjectRegExp", ".+@example\\.com"),
+        ("githubWorkflowRepository", "acme/app"),
+    ] {
+        let mut narrowed = open.clone();
+        narrowed[key] = json!(value);
+        assert_eq!(warnings(narrowed), [""; 0], "{key}");
     }
 }
 
