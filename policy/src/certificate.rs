@@ -299,8 +299,9 @@ pub enum IssuerError {
 /// own for.
 fn text_of(name: &GeneralName) -> Result<Option<String>, der::Error> {
     Ok(match name {
-        GeneralName::Rfc822Name(text) | GeneralName::DnsName(text) => Some(text.to_string()),
-        GeneralName::UniformResourceIdentifier(text) => Some(text.to_string()),
+        GeneralName::Rfc822Name(text)
+        | GeneralName::DnsName(text)
+        | GeneralName::UniformResourceIdentifier(text) => Some(text.to_string()),
         GeneralName::OtherName(other) if other.type_id == USERNAME => {
             let text: Utf8StringRef<'_> = other.value.decode_as()?;
             Some(text.as_str().to_owned())

@@ -229,8 +229,8 @@ impl TrustedRoot {
         }
         let mut material = self.material.clone();
         material.tlogs.retain(was_trusted);
-        let verifier = Verifier::new(&material).map_err(|error| refused(&error))?;
-        let again = bundle.judged_by(&verifier, artifact, policy);
+        let engine = Verifier::new(&material).map_err(|error| refused(&error))?;
+        let again = bundle.judged_by(&engine, artifact, policy);
         again.map_err(|problem| BundleProblem::LogNotTrusted {
             why: problem.to_string(),
         })

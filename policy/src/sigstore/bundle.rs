@@ -62,15 +62,15 @@ impl UntrustedBundle {
         Self::parse(bundle.to_string().as_bytes())
     }
 
-    /// What `verifier` finds.
+    /// What `engine` finds.
     pub(super) fn judged_by(
         &self,
-        verifier: &Verifier,
+        engine: &Verifier,
         artifact: BundleArtifact<'_>,
         policy: &impl Policy,
     ) -> Result<VerificationResult, BundleProblem> {
-        let verified = verifier.verify(artifact.argument()?, &self.0, policy);
-        verified.map_err(|error| refused(&error))
+        let found = engine.verify(artifact.argument()?, &self.0, policy);
+        found.map_err(|error| refused(&error))
     }
 
     /// Whether a checkpoint in it has a signature that may be by the log of this name.

@@ -110,26 +110,26 @@ fn log_proves_nothing_of_what_was_signed_when_it_was_not_trusted() {
         root["tlogs"][log]["publicKey"]["validFor"] = window;
         TrustedRoot::parse(root.to_string().as_bytes()).unwrap()
     };
-    let signed = Moment::now().minus(600);
+    let then = Moment::now().minus(600);
     let signer = services.ceremony(Identity::email(EMAIL, ISSUER));
-    let signer = signer.issued(signed.minus(1)).signed(signed);
+    let signer = signer.issued(then.minus(1)).signed(then);
     let checkpoints = signer.clone().log(Version::Two);
     let start = Moment(1_577_836_800).rfc3339();
     let ended = |end: Moment| json!({"start": start, "end": end.rfc3339()});
     for (signer, log) in [(&signer, first), (&checkpoints, second)] {
-        assert_eq!(judge(&at(ended(signed.plus(60)), log), signer), Ok(()));
+        assert_eq!(judge(&at(ended(then.plus(60)), log), signer), Ok(()));
         // The other log's time is no matter.
-        let other = at(ended(signed.minus(60)), second - log);
+        let other = at(ended(then.minus(60)), second - log);
         assert_eq!(judge(&other, signer), Ok(()));
     }
     // The promises of the first one bear a time, so that the engine sees it by itself.
-    let judged = judge(&at(ended(signed.minus(60)), first), &signer);
+    let judged = judge(&at(ended(then.minus(60)), first), &signer);
     assert!(
         matches!(judged, Err(BundleProblem::Refused { .. })),
         "{judged:?}"
     );
-    let begun_since = json!({"start": signed.plus(60).rfc3339()});
-    for window in [ended(signed.minus(60)), begun_since] {
+    let begun_since = json!({"start": then.plus(60).rfc3339()});
+    for window in [ended(then.minus(60)), begun_since] {
         let judged = judge(&at(window, second), &checkpoints);
         assert!(
             matches!(judged, Err(BundleProblem::LogNotTrusted { .. })),
