@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::fault::{During, Fault};
 use crate::images::Image;
 use crate::plot::{self, Plot, Point};
-use crate::report::{ImageReport, Report};
+use crate::report::{ImageReport, Report, Verdict};
 use crate::tools::Tool;
 
 /// Images that differ in one thing.
@@ -19,6 +19,8 @@ struct Series {
     images: &'static [&'static str],
     size: fn(&Image) -> f64,
     cost: fn(&ImageReport) -> Option<f64>,
+    /// Whether the cost grows with the size, and not at all otherwise.
+    grows: bool,
 }
 
 const FILES: &[&str] = &["files-100k", "files-300k", "files-600k", "files-1m"];
@@ -34,6 +36,7 @@ const SERIES: [Series; 4] = [
         images: FILES,
         size: |image| number(image.entries) / 1e3,
         cost: wall,
+        grows: true,
     },
     Series {
         file: "linearity-layers.svg",
@@ -43,6 +46,7 @@ const SERIES: [Series; 4] = [
         images: LAYERS,
         size: |image| number(image.layers),
         cost: wall,
+        grows: true,
     },
     Series {
         file: "linearity-bytes.svg",
@@ -52,6 +56,7 @@ const SERIES: [Series; 4] = [
         images: BYTES,
         size: |image| number(image.content) / 1e6,
         cost: wall,
+        grows: true,
     },
     Series {
         file: "memory-bytes.svg",
@@ -61,6 +66,7 @@ const SERIES: [Series; 4] = [
         images: BYTES,
         size: |image| number(image.content) / 1e6,
         cost: |report| report.tool(Tool::ImageAgent)?.peak_rss_mib(),
+        grows: false,
     },
 ];
 
@@ -73,8 +79,7 @@ pub(crate) fn images() -> Vec<String> {
 /// Draws every series that has been measured whole into `folder`.
 pub(crate) fn draw(report: &Report, folder: &Path) -> Result<(), Fault> {
     for series in &SERIES {
-        let points = series.images.iter().map(|name| series.point(report, name));
-        let Some(points) = points.collect::<Option<Vec<_>>>() else {
+        let Some(points) = series.points(report) else {
             continue;
         };
         let Series { title, x, y, .. } = *series;
@@ -90,7 +95,35 @@ pub(crate) fn draw(report: &Report, folder: &Path) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Whether the largest image of each series costs what the smallest one promises.
+pub(crate) fn verdicts(report: &Report) -> impl Iterator<Item = Verdict> {
+    SERIES.iter().map(|series| {
+        let factor = series.points(report).and_then(|points| {
+            let (first, last) = (points.first()?, points.last()?);
+            let growth = if series.grows { last.x / first.x } else { 1.0 };
+            Some(last.y / (first.y * growth))
+        });
+        let shown = factor.map_or_else(|| "-".to_owned(), |factor| format!("{factor:.2}"));
+        Verdict {
+            text: format!(
+                "{}, {}: the last point at most {MOST_OFF} of what the first one promises: {shown}",
+                series.title, series.y
+            ),
+            holds: factor.is_some_and(|factor| factor <= MOST_OFF),
+        }
+    })
+}
+
+/// Machines that others use as well vary by more than this from one point to the next, but a cost
+/// that grows with the square would be ten times too high at the end.
+const MOST_OFF: f64 = 1.3;
+
 impl Series {
+    fn points(&self, report: &Report) -> Option<Vec<Point>> {
+        let points = self.images.iter().map(|name| self.point(report, name));
+        points.collect()
+    }
+
     fn point(&self, report: &Report, name: &str) -> Option<Point> {
         let mut images = report.images.iter();
         let part = images.find(|part| part.image.name == name)?;

@@ -378,7 +378,7 @@ fn publish(arguments: &Arguments, report: &Report) -> Result<ExitCode, Fault> {
     writeln!(io::stdout(), "{text}").during(|| "printing the report".to_owned())?;
     if arguments.linearity {
         linearity::draw(report, Path::new("docs"))?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok(judge(arguments, linearity::verdicts(report)));
     }
     if arguments.write_docs {
         report::write_into(Path::new(DOCUMENT), report::IMAGES, &text)?;
