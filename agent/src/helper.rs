@@ -16,6 +16,7 @@ use tokio::process::{Child, Command};
 use zeroize::Zeroizing;
 
 use crate::auth::Login;
+use crate::printable;
 
 /// A helper that gave no answer. The program, or whoever enabled it, is at fault.
 #[derive(Debug, thiserror::Error)]
@@ -127,7 +128,7 @@ fn answer(
         }
         return Err(HelperFault::Failed {
             status,
-            said: printable(&said),
+            said: complaint(&said),
         });
     }
     // The cause would show what it stumbled over.
@@ -141,14 +142,12 @@ fn answer(
     })
 }
 
-/// One line of what a program says of its failure, unless it looks like an answer.
-fn printable(said: &str) -> Option<String> {
-    let line = said.trim();
-    if line.is_empty() || line.contains(['{', '"']) {
+/// What a program says of its failure, unless it looks like an answer.
+fn complaint(said: &str) -> Option<String> {
+    if said.contains(['{', '"']) {
         return None;
     }
-    let plain = |c: char| if c.is_control() { ' ' } else { c };
-    Some(line.chars().map(plain).take(MAX_SAID).collect())
+    printable::said(said, MAX_SAID)
 }
 
 /// A helper that runs, in a process group of its own.

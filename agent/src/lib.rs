@@ -36,6 +36,7 @@ mod memory;
 mod mount;
 mod mountinfo;
 mod prefetch;
+mod printable;
 pub mod progress;
 pub mod pull;
 pub mod record;

@@ -13,9 +13,10 @@ use ttrpc::r#async::{Service, TtrpcContext};
 use crate::error::{Error, chain};
 use crate::generated::api::{ImagePullRequest, ImagePullResponse};
 use crate::generated::api_ttrpc::{ImagePullService, create_image_pull_service};
+use crate::printable::printable;
 use crate::progress::Listener;
 use crate::pull::{Agent, Pulled};
-use crate::status::{self, printable};
+use crate::status;
 
 /// What stands behind the socket.
 #[derive(Debug)]

@@ -10,6 +10,7 @@ use ttrpc::{Code, Status, get_status};
 
 use crate::bundle::BundleError;
 use crate::error::{Error, chain};
+use crate::printable::printable;
 use crate::registry::RegistryError;
 use crate::resources::ResourceError;
 use crate::sources::OpenError;
@@ -420,16 +421,6 @@ fn of_bundle(stage: &'static str, error: &BundleError) -> Verdict {
         BundleError::Store(source) => of_store(source),
         _ => verdict(Code::INTERNAL, stage, "the guest cannot make the bundle"),
     }
-}
-
-/// Text of others, short and on one line: it can neither fill an answer nor forge a line.
-pub(crate) fn printable(text: &str, limit: usize) -> String {
-    let (head, cut) = match text.char_indices().nth(limit) {
-        Some((end, _)) => (text.get(..end).unwrap_or_default(), "..."),
-        None => (text, ""),
-    };
-    let safe = |c: char| if c.is_control() { ' ' } else { c };
-    head.chars().map(safe).chain(cut.chars()).collect()
 }
 
 /// Facts are digests, hosts, sizes and counts.

@@ -10,6 +10,7 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 
 use super::guard::Near;
 use super::http::Answer;
+use crate::printable;
 
 /// What was asked for, and of whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -353,7 +354,7 @@ impl RegistryError {
     /// An answer with a status other than success.
     pub(crate) fn status(wanted: &Wanted, status: u16, body: &[u8]) -> Self {
         let wanted = wanted.clone();
-        let message = printable(body);
+        let message = message_in(body);
         match status {
             404 => Self::NotFound { wanted },
             401 | 403 => Self::Refused {
@@ -403,7 +404,7 @@ fn innermost(error: &reqwest::Error) -> String {
             .to_owned();
     }
     // A part of it may be the server's own words.
-    printable(text.as_bytes()).unwrap_or_default()
+    printable::said(&text, MAX_MESSAGE).unwrap_or_default()
 }
 
 /// An error and what lies beneath it, outermost first. What an [`io::Error`] wraps is not among its
@@ -422,15 +423,9 @@ fn beneath<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError 
     }
 }
 
-/// What a registry says of its error: one line, printable, short.
-fn printable(body: &[u8]) -> Option<String> {
-    let text: String = String::from_utf8_lossy(body)
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(MAX_MESSAGE)
-        .collect();
-    let text = text.trim();
-    (!text.is_empty()).then(|| text.to_owned())
+/// What a registry says of its error.
+fn message_in(body: &[u8]) -> Option<String> {
+    printable::said(&String::from_utf8_lossy(body), MAX_MESSAGE)
 }
 
 fn said(message: Option<&str>) -> String {
@@ -446,10 +441,10 @@ mod tests {
     #[test]
     fn message_of_a_registry_is_one_short_printable_line() {
         let body = format!("\u{1b}[31mno\r\nway{}", "x".repeat(1000));
-        let text = printable(body.as_bytes()).unwrap();
-        assert!(text.starts_with("[31mno  way"), "{text}");
-        assert!(text.len() <= MAX_MESSAGE);
-        assert_eq!(printable(b" \n"), None);
+        let text = message_in(body.as_bytes()).unwrap();
+        assert!(text.starts_with(" [31mno  way"), "{text}");
+        assert!(text.len() <= MAX_MESSAGE + "...".len());
+        assert_eq!(message_in(b" \n"), None);
     }
 
     #[test]
