@@ -11,7 +11,7 @@ use crate::error::Error;
 
 /// Bytes of one buffer: large enough that handing over costs nothing beside filling it, and several
 /// of them still fit in the cache of a core.
-pub(crate) const CHUNK: usize = 256 << 10;
+pub(crate) const CHUNK: usize = 128 << 10;
 
 /// A connection that holds at most `chunks` buffers, at least two, full and empty together.
 pub(crate) fn channel(chunks: usize) -> (Sink, Source) {
@@ -268,7 +268,7 @@ impl Drop for Buffer {
 static POOL: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 /// Buffers kept while nobody needs them, 4.5 MiB: those of as many layers as are unpacked at a
 /// time by default.
-const POOLED: usize = 18;
+const POOLED: usize = 36;
 
 #[cfg(test)]
 mod tests {

@@ -239,6 +239,7 @@ fn join<T>(stage: ScopedJoinHandle<'_, T>) -> T {
 }
 
 /// Compressed chunks under way, 512 KiB.
-const BLOB_CHUNKS: usize = 2;
-/// Decompressed chunks under way, 1 MiB: writing goes in fits and starts.
-const CONTENT_CHUNKS: usize = 4;
+const BLOB_CHUNKS: usize = 4;
+/// Decompressed chunks under way, 1 MiB: writing goes in fits and starts, and of few large chunks
+/// every stage would hold one while none is left to wait for the slowest.
+const CONTENT_CHUNKS: usize = 8;
