@@ -96,6 +96,7 @@ async fn a_certificate_in_annotations_counts_as_one_in_a_bundle_does() {
     }
 }
 
+/// TOB-SIGSTORE-6: what one way of verifying demanded, another one did not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_in_annotations_needs_the_evidence_that_one_in_a_bundle_needs() {
     let stage = Stage::set().await;

@@ -1,8 +1,9 @@
 //! What the advisories about Sigstore's clients teach, one test for each: not who was vulnerable,
 //! but what must not happen.
 //!
-//! Two more stand elsewhere: `promise_of_a_log_must_be_for_this_signature` among the signatures of
-//! old (CVE-2026-22703), and the repository that a bundle does not name in `names`.
+//! More stand elsewhere: among the signatures of old `promise_of_a_log_must_be_for_this_signature`
+//! (CVE-2026-22703) and `a_certificate_in_annotations_needs_the_evidence_that_one_in_a_bundle_needs`
+//! (TOB-SIGSTORE-6), and the repository that a bundle does not name in `names`.
 
 use std::time::{Duration, Instant};
 
@@ -181,7 +182,7 @@ async fn attestations_are_looked_at_up_to_a_limit() {
     assert_says("endless", &refusal.message, &words);
 }
 
-/// CVE-2024-29902: attachments of any size were read into memory.
+/// CVE-2024-29902: attachments of any size were read into memory; TOB-SIGSTORE-8: and hashed.
 #[tokio::test(flavor = "multi_thread")]
 async fn evidence_larger_than_the_limit_is_not_fetched() {
     let stage = Stage::set().await;
