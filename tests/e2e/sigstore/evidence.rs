@@ -184,6 +184,26 @@ async fn evidence_is_demanded_unless_it_is_switched_off_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn timestamp_that_nobody_can_check_and_nobody_demands_does_no_harm() {
+    let stage = Stage::set().await;
+    let mut root = stage.services.trusted_root();
+    root["timestampAuthorities"] = json!([]);
+    stage.scene.kbs.put(ROOT, root.to_string());
+    let all = json!({});
+    let cases = vec![
+        case("with a promise of the log", &all, |one| one, &[]),
+        // It is no time either.
+        case(
+            "with a proof of the log alone",
+            &all,
+            |one| one.log(Version::Two),
+            &["time"],
+        ),
+    ];
+    stage.judge(cases).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whom_a_certificate_names_is_compared_whole() {
     let stage = Stage::set().await;
     let github = || Identity::github("acme/app", "release.yml", "refs/heads/main");

@@ -137,19 +137,3 @@ fn log_proves_nothing_of_what_was_signed_when_it_was_not_trusted() {
         );
     }
 }
-
-#[test]
-fn timestamp_that_nobody_can_check_and_nobody_demands_does_no_harm() {
-    let services = Sigstore::mint();
-    let mut root = services.trusted_root();
-    root["timestampAuthorities"] = json!([]);
-    let root = TrustedRoot::parse(root.to_string().as_bytes()).unwrap();
-    let signer = services.ceremony(Identity::email(EMAIL, ISSUER));
-    assert_eq!(judge(&root, &signer), Ok(()));
-    // It is no time either.
-    let judged = judge(&root, &signer.log(Version::Two));
-    assert!(
-        matches!(judged, Err(BundleProblem::Refused { .. })),
-        "{judged:?}"
-    );
-}
