@@ -279,8 +279,11 @@ impl Reader {
 
 impl Reader {
     pub(super) fn note(&mut self, node: &Node<'_>, text: Option<&'static str>) {
-        self.notes
-            .extend(text.map(|text| Warning::new(node.place(), text)));
+        // Who looks for the keys looks at these, too; to write out where they stand costs something.
+        if self.sites.is_some() {
+            self.notes
+                .extend(text.map(|text| Warning::new(node.place(), text)));
+        }
     }
 
     pub(super) fn warn(&mut self, node: &Node<'_>, text: Option<&'static str>) {

@@ -71,7 +71,7 @@ impl<'a> Parser<'a> {
 
     fn object(&mut self) -> Result<Vec<Member<'a>>, JsonError> {
         self.bump();
-        let mut members = Vec::new();
+        let mut members: Vec<Member<'a>> = Vec::new();
         let mut seen = HashSet::new();
         self.space();
         if self.take(b'}') {
@@ -85,7 +85,15 @@ impl<'a> Parser<'a> {
             }
             let key = self.string()?;
             self.path.push(Step::Key(key.clone()));
-            if !seen.insert(key.clone()) {
+            let is_double = if members.len() < FEW {
+                members.iter().any(|member| member.key == key)
+            } else {
+                if seen.is_empty() {
+                    seen.extend(members.iter().map(|member| member.key.clone()));
+                }
+                !seen.insert(key.clone())
+            };
+            if is_double {
                 return Err(self.error_at(at, JsonProblem::DuplicateKey));
             }
             self.space();
@@ -300,6 +308,8 @@ impl<'a> Parser<'a> {
     }
 }
 
+/// So many members are looked through sooner than a set of them is made.
+const FEW: usize = 16;
 /// Deeper than any document of the trade, and shallow enough for any stack.
 const MAX_DEPTH: usize = 128;
 /// A policy of 1,000 scopes has some 20,000.
@@ -382,6 +392,19 @@ mod tests {
                 "{}",
                 text.escape_ascii()
             );
+        }
+    }
+
+    #[test]
+    fn a_key_stands_once_among_few_and_among_many() {
+        for many in [2, FEW, FEW + 1, 3 * FEW] {
+            let members: Vec<_> = (0..many).map(|number| format!("\"k{number}\":0")).collect();
+            assert!(Json::parse(format!("{{{}}}", members.join(",")).as_bytes()).is_ok());
+            for first in 0..many {
+                let twice = format!("{{{},\"k{first}\":0}}", members.join(","));
+                let (_, problem) = fault(twice.as_bytes());
+                assert_eq!(problem, JsonProblem::DuplicateKey, "{first} of {many}");
+            }
         }
     }
 
