@@ -4,16 +4,19 @@
 //!
 //! What an artefact is, its layers decide; what a list says of it decides only when it is looked at.
 //! Every place has the whole of the [`EvidenceLimits`] for itself, so that what somebody puts into
-//! one leaves the others as they are. Nothing here decides what counts.
+//! one leaves the others as they are, but for the time: the registry and its mirrors share that.
+//! What has come by then counts, and that it is not all is told. Nothing here decides what counts.
 
 mod delivered;
 mod layout;
 mod opening;
+mod reading;
 
 use std::collections::HashSet;
 
-use policy::parse_attachments;
-use policy::{COSIGN_PAYLOAD, Digest, Discovered, MAX_MANIFEST_BYTES, NotFetched};
+use policy::{COSIGN_PAYLOAD, CosignSignature, Digest, Discovered};
+use policy::{MAX_MANIFEST_BYTES, NotFetched, parse_attachments};
+use tokio::time::{Instant, timeout_at};
 
 use self::opening::{Artefact, Opened};
 use crate::config::{EvidenceLimits, EvidencePlaces};
@@ -23,7 +26,7 @@ use crate::registry::{Incomplete, Listing, Referrer, RegistryError, Source};
 use crate::resources::Resources;
 
 /// Looks everywhere but under the tag `.sig`: in what the owner delivers and, if `attachments` are
-/// to be looked up at all, in the registry, or where else `sources` have it if that does not answer.
+/// to be looked up at all, at `sources`.
 pub(crate) async fn discover(
     sources: &[&Source],
     attachments: bool,
@@ -31,92 +34,106 @@ pub(crate) async fn discover(
     places: &EvidencePlaces,
     subject: &Digest,
 ) -> Discovered {
+    let sources = if attachments { sources } else { &[] };
     let limits = &places.limits;
-    let in_registry = async {
-        if !attachments {
-            let unasked = Discovered {
-                candidates: Vec::new(),
-                incomplete: vec![NotFetched::not_configured(NO_ATTACHMENTS)],
-            };
-            return [unasked, Discovered::default()];
-        }
-        let attested = sources.iter();
-        let attested = attested.map(|source| attestations(source, limits, subject));
-        let referring = sources.iter();
-        let referring = referring.map(|source| referrers(source, limits, subject));
-        let (attested, referring) = tokio::join!(
-            in_time(limits, subject, first_whole(attested)),
-            in_time(limits, subject, first_whole(referring)),
-        );
-        [attested, referring]
-    };
-    let (delivered, kept, [attested, referring]) = tokio::join!(
+    let deadline = Instant::now() + limits.deadline;
+    let (mut found, kept, attested, referring) = tokio::join!(
         delivered::find(resources, places, subject),
         layout::find(places, subject),
-        in_registry,
+        together(sources, deadline, |source, until| {
+            attestations(source, limits, subject, until)
+        }),
+        together(sources, deadline, |source, until| {
+            referrers(source, limits, subject, until)
+        }),
     );
-    let mut found = delivered;
     for part in [kept, attested, referring] {
         found.candidates.extend(part.candidates);
         found.incomplete.extend(part.incomplete);
     }
+    if sources.is_empty() {
+        let unasked = NotFetched::not_configured(NO_ATTACHMENTS);
+        found.incomplete.push(unasked);
+    }
     found
 }
 
-/// What `looking` finds within the deadline, or that it took longer.
-async fn in_time(
-    limits: &EvidenceLimits,
-    subject: &Digest,
-    looking: impl Future<Output = Discovered>,
-) -> Discovered {
-    let late = |_elapsed| {
-        let seconds = limits.deadline.as_secs();
-        let why = format!(
-            "looking for evidence about {subject} took longer than {seconds} s, \
-             see image_agent.evidence.deadline"
-        );
-        Discovered {
-            candidates: Vec::new(),
-            incomplete: vec![NotFetched::transient(why)],
+/// What there is at the places up to the first that gives all its answers, which has those that the
+/// ones before it did not give, too.
+async fn together<'s, F>(
+    sources: &[&'s Source],
+    deadline: Instant,
+    look: impl Fn(&'s Source, Instant) -> F,
+) -> Discovered
+where
+    F: Future<Output = Discovered>,
+{
+    let mut all = Discovered::default();
+    let places_left = (1..=sources.len()).rev();
+    for (source, left) in sources.iter().zip(places_left) {
+        let found = look(source, share(deadline, left)).await;
+        let is_whole = !found.incomplete.iter().any(NotFetched::is_transient)
+            && !found.candidates.iter().any(may_come_later);
+        if is_whole {
+            all.incomplete.retain(|why| !why.is_transient());
+            all.candidates
+                .retain(|candidate| !may_come_later(candidate));
         }
-    };
-    tokio::time::timeout(limits.deadline, looking)
-        .await
-        .unwrap_or_else(late)
+        all.incomplete.extend(found.incomplete);
+        for candidate in found.candidates {
+            if !all.candidates.contains(&candidate) {
+                all.candidates.push(candidate);
+            }
+        }
+        if is_whole {
+            break;
+        }
+    }
+    all
 }
 
-/// What was found at the first place that gave all its answers; else what there was at the first.
-async fn first_whole(
-    answers: impl Iterator<Item = impl Future<Output = Discovered>>,
-) -> Discovered {
-    let mut in_part = None;
-    for answer in answers {
-        let found = answer.await;
-        if !found.incomplete.iter().any(NotFetched::is_transient) {
-            return found;
-        }
-        in_part = in_part.or(Some(found));
-    }
-    in_part.unwrap_or_default()
+fn may_come_later(candidate: &CosignSignature) -> bool {
+    let payload = candidate.payload.as_ref();
+    payload.is_err_and(NotFetched::is_transient)
+}
+
+/// When the first of so many things has to end that have the time until `deadline` together. What
+/// it leaves of its share is for the others.
+fn share(deadline: Instant, things: usize) -> Instant {
+    let now = Instant::now();
+    let left = deadline.saturating_duration_since(now);
+    let things = u32::try_from(things).unwrap_or(u32::MAX);
+    now + left.checked_div(things).unwrap_or(left)
 }
 
 /// The layers under the tag of attestations.
-async fn attestations(source: &Source, limits: &EvidenceLimits, subject: &Digest) -> Discovered {
+async fn attestations(
+    source: &Source,
+    limits: &EvidenceLimits,
+    subject: &Digest,
+    until: Instant,
+) -> Discovered {
     let tag = format!("{}-{}.att", subject.algorithm(), subject.hex());
     let mut found = Discovered::default();
-    let served = match source.manifest(&tag, MAX_MANIFEST_BYTES).await {
-        Ok(served) => served,
-        Err(RegistryError::NotFound { .. }) => return found,
-        Err(error) => {
+    let manifest = source.manifest(&tag, MAX_MANIFEST_BYTES);
+    let served = match timeout_at(share(until, 2), manifest).await {
+        Ok(Ok(served)) => served,
+        Ok(Err(RegistryError::NotFound { .. })) => return found,
+        Ok(Err(error)) => {
             found.incomplete.push(unanswered(&error));
+            return found;
+        }
+        Err(_elapsed) => {
+            let why = NotFetched::transient(format!("{tag}: {LATE}"));
+            found.incomplete.push(why);
             return found;
         }
     };
     let content_type = served.untrusted_content_type.as_deref();
     match parse_attachments(content_type, &served.untrusted_bytes) {
         Ok(layers) => {
-            let artefacts = vec![Artefact::new(tag, layers)];
-            opening::read(source, limits, artefacts, &mut found).await;
+            let artefacts = [Artefact::new(tag, layers)];
+            opening::read(source, limits, &artefacts, until, &mut found).await;
         }
         Err(error) => {
             let why = format!("{tag}: {}", chain(&error));
@@ -127,9 +144,20 @@ async fn attestations(source: &Source, limits: &EvidenceLimits, subject: &Digest
 }
 
 /// What refers to the document, by the registry's own list and by the one under a tag.
-async fn referrers(source: &Source, limits: &EvidenceLimits, subject: &Digest) -> Discovered {
-    let (listed, tagged) =
-        tokio::join!(source.referrers(subject), source.tagged_referrers(subject));
+///
+/// Lists, manifests and layers are read one after the other, and none of these steps takes the time
+/// of those after it.
+async fn referrers(
+    source: &Source,
+    limits: &EvidenceLimits,
+    subject: &Digest,
+    until: Instant,
+) -> Discovered {
+    let lists_until = share(until, 3);
+    let (listed, tagged) = tokio::join!(
+        source.referrers(subject, lists_until),
+        source.tagged_referrers(subject, lists_until)
+    );
     let mut found = Discovered::default();
     let (mut listed, incomplete) = merge(listed, tagged);
     found.incomplete.extend(incomplete);
@@ -145,14 +173,15 @@ async fn referrers(source: &Source, limits: &EvidenceLimits, subject: &Digest) -
         listed.truncate(most);
     }
     let mut artefacts = Vec::new();
-    for opened in opening::open(source, limits, subject, &listed).await {
+    let opened = opening::open(source, limits, subject, &listed, share(until, 2));
+    for opened in opened.await {
         match opened {
             Opened::Artefact(artefact) => artefacts.push(artefact),
             Opened::Foreign => {}
             Opened::Unreadable(candidate) => found.candidates.push(candidate),
         }
     }
-    opening::read(source, limits, artefacts, &mut found).await;
+    opening::read(source, limits, &artefacts, until, &mut found).await;
     found
 }
 
@@ -168,6 +197,7 @@ fn merge(listed: Listing, tagged: Listing) -> (Vec<Referrer>, Vec<NotFetched>) {
     ];
     let incomplete = incomplete.into_iter().flatten().map(|why| match why {
         Incomplete::Failed(error) => unanswered(&error),
+        late @ Incomplete::Late { .. } => NotFetched::transient(late.to_string()),
         other => NotFetched::permanent(other.to_string()),
     });
     let mut seen = HashSet::new();
@@ -181,7 +211,29 @@ fn is_evidence(media_type: &str) -> bool {
     media_type.starts_with(BUNDLE) || [COSIGN_PAYLOAD, ENVELOPE].contains(&media_type)
 }
 
+/// What is said of what was given up.
+const LATE: &str = "it did not come in time, see image_agent.evidence.deadline";
 /// What the media types of bundles of every version begin with.
 const BUNDLE: &str = "application/vnd.dev.sigstore.bundle";
 /// The media type of an attestation without a bundle.
 const ENVELOPE: &str = "application/vnd.dsse.envelope.v1+json";
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn each_has_an_equal_share_of_the_time_that_is_left_and_the_last_all_of_it() {
+        let deadline = Instant::now() + Duration::from_mins(1);
+        let left = |things| share(deadline, things).saturating_duration_since(Instant::now());
+        for (things, seconds) in [(1, 60), (2, 30), (3, 20), (60, 1)] {
+            let (left, expected) = (left(things), Duration::from_secs(seconds));
+            let almost = expected.saturating_sub(Duration::from_millis(500));
+            assert!(left <= expected && left >= almost, "{things}: {left:?}");
+        }
+        let past = Instant::now();
+        assert!(share(past, 2) <= Instant::now());
+    }
+}

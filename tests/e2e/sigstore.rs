@@ -9,6 +9,7 @@ mod legacy;
 mod lessons;
 mod logged;
 mod names;
+mod partial;
 mod places;
 mod root;
 

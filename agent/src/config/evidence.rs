@@ -27,7 +27,7 @@ pub struct EvidenceLimits {
     pub candidate_bytes: u64,
     /// Bytes of all of them. Default 8 MiB.
     pub total_bytes: u64,
-    /// For each place in a registry. Default 30 s.
+    /// For the registry and its mirrors together. Default 30 s.
     pub deadline: Duration,
 }
 
@@ -43,10 +43,18 @@ impl Default for EvidenceLimits {
 }
 
 impl EvidenceLimits {
-    /// Takes `size` bytes out of the `room` for all and gives the limit for reading them, or says
-    /// which limit they exceed.
-    pub(crate) fn admit(&self, size: u64, room: &mut u64) -> Result<u64, String> {
+    /// Takes as many bytes out of the `room` for all as something may have, and gives the limit for
+    /// reading it, or says which limit it exceeds. That is its `size` if that is known.
+    pub(crate) fn admit(&self, size: Option<u64>, room: &mut u64) -> Result<u64, String> {
         let most = self.candidate_bytes;
+        let Some(size) = size else {
+            let limit = most.min(*room);
+            *room = room.saturating_sub(limit);
+            return match limit {
+                0 => Err(self.exceeded_by_more_than(limit)),
+                limit => Ok(limit),
+            };
+        };
         if size > most {
             return Err(format!(
                 "it has {size} bytes, at most {most} are read, \
@@ -61,6 +69,20 @@ impl EvidenceLimits {
             )
         })?;
         Ok(size)
+    }
+
+    /// Which limit something exceeds that has more bytes than the `limit` for reading it.
+    pub(crate) fn exceeded_by_more_than(&self, limit: u64) -> String {
+        if limit == self.candidate_bytes {
+            return format!(
+                "it has more than {limit} bytes, see image_agent.evidence.candidate_bytes"
+            );
+        }
+        let most = self.total_bytes;
+        format!(
+            "it has more than {limit} bytes, which is beyond the {most} that are read in all, \
+             see image_agent.evidence.total_bytes"
+        )
     }
 }
 
@@ -150,18 +172,30 @@ mod tests {
             ..EvidenceLimits::default()
         };
         let mut room = limits.total_bytes;
-        assert_eq!(limits.admit(5, &mut room), Ok(5));
-        let large = limits.admit(6, &mut room).unwrap_err();
+        assert_eq!(limits.admit(Some(5), &mut room), Ok(5));
+        let large = limits.admit(Some(6), &mut room).unwrap_err();
         assert_eq!(
             large,
             "it has 6 bytes, at most 5 are read, see image_agent.evidence.candidate_bytes"
         );
-        let late = limits.admit(4, &mut room).unwrap_err();
+        let late = limits.admit(Some(4), &mut room).unwrap_err();
         assert_eq!(
             late,
             "it has 4 bytes, which is beyond the 8 that are read in all, \
              see image_agent.evidence.total_bytes"
         );
-        assert_eq!(limits.admit(3, &mut room), Ok(3));
+        assert_eq!(limits.admit(Some(2), &mut room), Ok(2));
+        // What is of unknown size may have what is left.
+        assert_eq!(limits.admit(None, &mut room), Ok(1));
+        let beyond = "it has more than 0 bytes, which is beyond the 8 that are read in all, \
+                      see image_agent.evidence.total_bytes";
+        assert_eq!(limits.admit(None, &mut room), Err(beyond.to_owned()));
+        room = limits.total_bytes;
+        assert_eq!(limits.admit(None, &mut room), Ok(5));
+        assert_eq!(room, 3);
+        assert_eq!(
+            limits.exceeded_by_more_than(5),
+            "it has more than 5 bytes, see image_agent.evidence.candidate_bytes"
+        );
     }
 }

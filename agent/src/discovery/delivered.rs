@@ -47,7 +47,7 @@ pub(super) async fn find(
     let candidates = bundles.into_iter().take(most).enumerate();
     found.candidates.extend(candidates.map(|(index, bundle)| {
         let size = u64::try_from(bundle.len()).unwrap_or(u64::MAX);
-        let fits = places.limits.admit(size, &mut room);
+        let fits = places.limits.admit(Some(size), &mut room);
         CosignSignature {
             found: format!("{location}[{index}]"),
             media_type: MEDIA_TYPE.to_owned(),

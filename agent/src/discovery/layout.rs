@@ -106,7 +106,7 @@ impl Layout {
     }
 
     fn layer(&self, layer: &Descriptor, room: &mut u64) -> Result<Vec<u8>, NotFetched> {
-        let limit = self.limits.admit(layer.size(), room);
+        let limit = self.limits.admit(Some(layer.size()), room);
         let limit = limit.map_err(NotFetched::permanent)?;
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         self.blob(layer.digest(), limit)

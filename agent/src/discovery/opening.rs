@@ -1,20 +1,20 @@
 //! From a list of artefacts to the bytes of their layers, within the limits.
 //!
-//! Sizes are counted as they are stated and in the order of the list, before anything is fetched, so
-//! that what is left out does not depend on which answer comes first. An artefact that lies about a
+//! Artefacts are read in the order of the list, and their layers in turns: the first of each before
+//! the second of any, so that one with many leaves room for the others. An artefact that lies about a
 //! size spoils itself alone.
 
-use futures_util::StreamExt as _;
-use futures_util::stream::iter;
 use policy::parse_attachments;
 use policy::{CosignSignature, Descriptor, Digest, Discovered, ManifestError, NotFetched};
 use serde::Deserialize;
+use tokio::time::Instant;
 
+use super::reading::{Taken, read_each};
 use super::{BUNDLE, is_evidence};
 use crate::config::EvidenceLimits;
 use crate::error::chain;
 use crate::evidence::unanswered;
-use crate::registry::{Referrer, Source};
+use crate::registry::{Referrer, RegistryError, Served, Source};
 
 /// An artefact whose manifest has been read.
 #[derive(Debug)]
@@ -41,51 +41,42 @@ pub(super) enum Opened {
     Unreadable(CosignSignature),
 }
 
-/// Fetches the manifests of these artefacts.
+/// Fetches the manifests of these artefacts. What a list says of their sizes is left aside.
 pub(super) async fn open(
     source: &Source,
     limits: &EvidenceLimits,
     subject: &Digest,
     referrers: &[Referrer],
+    until: Instant,
 ) -> Vec<Opened> {
-    let mut room = limits.total_bytes;
-    let opening = referrers.iter().map(|referrer| {
-        let fits = limits.admit(referrer.untrusted_size, &mut room);
-        async move {
-            let opened = match fits {
-                Ok(limit) => manifest(source, subject, &referrer.digest, limit).await,
-                Err(why) => Err(NotFetched::permanent(why)),
-            };
-            opened.unwrap_or_else(|why| {
-                Opened::Unreadable(CosignSignature {
-                    found: found(&referrer.digest),
-                    // Nobody knows what it is, so it is named among what does not count.
-                    media_type: BUNDLE.to_owned(),
-                    payload: Err(why),
-                    annotations: std::collections::BTreeMap::new(),
-                })
-            })
-        }
+    let digests = referrers.iter().map(|referrer| (&referrer.digest, None));
+    let opened = read_each(limits, until, digests.collect(), |digest, limit| {
+        manifest(source, limits, subject, digest, limit)
     });
-    // Made first: a stream that makes them as it goes cannot be sent to other threads.
-    let opening: Vec<_> = opening.collect();
-    iter(opening).buffered(WIDTH).collect().await
+    let opened = referrers.iter().zip(opened.await);
+    let or_unreadable = |(referrer, opened): (&Referrer, Result<Opened, NotFetched>)| {
+        opened.unwrap_or_else(|why| {
+            Opened::Unreadable(CosignSignature {
+                found: found(&referrer.digest),
+                // Nobody knows what it is, so it is named among what does not count.
+                media_type: BUNDLE.to_owned(),
+                payload: Err(why),
+                annotations: std::collections::BTreeMap::new(),
+            })
+        })
+    };
+    opened.map(or_unreadable).collect()
 }
 
 /// Reads the evidence in these artefacts into `into`.
 pub(super) async fn read(
     source: &Source,
     limits: &EvidenceLimits,
-    artefacts: Vec<Artefact>,
+    artefacts: &[Artefact],
+    until: Instant,
     into: &mut Discovered,
 ) {
-    let layers = artefacts.iter().flat_map(|artefact| {
-        let layers = artefact.layers.iter().enumerate();
-        layers.map(|(index, layer)| (format!("{}[{index}]", artefact.found), layer))
-    });
-    let layers: Vec<_> = layers
-        .filter(|(_, layer)| is_evidence(layer.media_type()))
-        .collect();
+    let mut layers = in_turns(artefacts);
     let (most, count) = (limits.candidates, layers.len());
     if count > most {
         let why = format!(
@@ -93,41 +84,83 @@ pub(super) async fn read(
              see image_agent.evidence.candidates"
         );
         into.incomplete.push(NotFetched::permanent(why));
+        layers.truncate(most);
     }
-    let mut room = limits.total_bytes;
-    let reading = layers.into_iter().take(most).map(|(found, layer)| {
-        let fits = limits.admit(layer.size(), &mut room);
-        async move {
-            let payload = match fits {
-                Ok(limit) => source
-                    .small_blob(layer, limit)
-                    .await
-                    .map_err(|error| unanswered(&error)),
-                Err(why) => Err(NotFetched::permanent(why)),
-            };
-            CosignSignature {
-                found,
-                media_type: layer.media_type().to_owned(),
-                payload,
-                annotations: layer.annotations().clone(),
-            }
-        }
+    let sizes = layers.iter().map(|(_, layer)| (*layer, Some(layer.size())));
+    let payloads = read_each(limits, until, sizes.collect(), |layer, limit| {
+        payload(source, layer, limit)
     });
-    let reading: Vec<_> = reading.collect();
-    let read: Vec<_> = iter(reading).buffered(WIDTH).collect().await;
-    into.candidates.extend(read);
+    let payloads = payloads.await;
+    let read = layers.into_iter().zip(payloads);
+    into.candidates
+        .extend(read.map(|((found, layer), payload)| CosignSignature {
+            found,
+            media_type: layer.media_type().to_owned(),
+            payload,
+            annotations: layer.annotations().clone(),
+        }));
+}
+
+/// The layers that are evidence and where each was found, the first of every artefact before the
+/// second of any.
+fn in_turns(artefacts: &[Artefact]) -> Vec<(String, &Descriptor)> {
+    let mut turns: Vec<_> = artefacts
+        .iter()
+        .flat_map(|artefact| {
+            let layers = artefact.layers.iter().enumerate();
+            let evidence = layers.filter(|(_, layer)| is_evidence(layer.media_type()));
+            evidence.enumerate().map(|(turn, (index, layer))| {
+                let found = format!("{}[{index}]", artefact.found);
+                (turn, (found, layer))
+            })
+        })
+        .collect();
+    turns.sort_by_key(|(turn, _)| *turn);
+    turns.into_iter().map(|(_, layer)| layer).collect()
+}
+
+/// The bytes of a layer.
+async fn payload(source: &Source, layer: &Descriptor, limit: u64) -> Taken<Vec<u8>> {
+    match source.small_blob(layer, limit).await {
+        Ok(bytes) => Taken {
+            bytes: length(&bytes),
+            outcome: Ok(bytes),
+        },
+        Err(error) => Taken {
+            bytes: read_in_vain(&error, limit),
+            outcome: Err(unanswered(&error)),
+        },
+    }
 }
 
 /// The manifest of an artefact, if it is one that refers to `subject`.
 async fn manifest(
     source: &Source,
+    limits: &EvidenceLimits,
     subject: &Digest,
     digest: &Digest,
     limit: u64,
-) -> Result<Opened, NotFetched> {
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let served = source.manifest(&digest.to_string(), limit).await;
-    let served = served.map_err(|error| unanswered(&error))?;
+) -> Taken<Opened> {
+    let most = usize::try_from(limit).unwrap_or(usize::MAX);
+    match source.manifest(&digest.to_string(), most).await {
+        Ok(served) => Taken {
+            bytes: length(&served.untrusted_bytes),
+            outcome: opened(&served, subject, digest),
+        },
+        Err(error) => Taken {
+            bytes: read_in_vain(&error, limit),
+            outcome: Err(match error {
+                RegistryError::TooLarge { .. } => {
+                    NotFetched::permanent(limits.exceeded_by_more_than(limit))
+                }
+                error => unanswered(&error),
+            }),
+        },
+    }
+}
+
+/// What `served` is, which should have this digest.
+fn opened(served: &Served, subject: &Digest, digest: &Digest) -> Result<Opened, NotFetched> {
     let bytes = &served.untrusted_bytes;
     let actual = Digest::of(digest.algorithm(), bytes);
     if actual != *digest {
@@ -168,5 +201,15 @@ fn found(digest: &Digest) -> String {
     format!("referrer {digest}")
 }
 
-/// Requests at the same time.
-const WIDTH: usize = 16;
+/// How much of something with this limit came that could not be used.
+fn read_in_vain(error: &RegistryError, limit: u64) -> u64 {
+    match error {
+        RegistryError::TooLarge { .. } | RegistryError::WrongDigest { .. } => limit,
+        RegistryError::WrongSize { found, .. } => *found,
+        _ => 0,
+    }
+}
+
+fn length(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+}

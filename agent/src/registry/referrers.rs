@@ -7,6 +7,7 @@
 use policy::{Digest, MAX_MANIFEST_BYTES, OCI_INDEX};
 use reqwest::header::{HeaderMap, LINK};
 use serde::Deserialize;
+use tokio::time::{Instant, timeout_at};
 
 use super::Source;
 use super::error::{RegistryError, Wanted};
@@ -16,8 +17,8 @@ use super::error::{RegistryError, Wanted};
 pub(crate) struct Referrer {
     /// The digest of the artefact's manifest.
     pub(crate) digest: Digest,
-    /// The size of the manifest, in bytes.
-    pub(crate) untrusted_size: u64,
+    /// The size of the manifest, in bytes, if the list has any.
+    untrusted_size: Option<u64>,
     rank: Rank,
 }
 
@@ -34,9 +35,10 @@ enum Rank {
 
 impl Referrer {
     /// The order in which artefacts are looked at: first by what they are listed as, then the small
-    /// before the large. Those that are equal keep the order of the list.
+    /// before the large, and before those without a size. Those that are equal keep the order of
+    /// the list.
     pub(crate) fn order(&self) -> impl Ord + use<> {
-        (self.rank, self.untrusted_size)
+        (self.rank, self.untrusted_size.unwrap_or(u64::MAX))
     }
 }
 
@@ -61,6 +63,12 @@ pub(crate) enum Incomplete {
     /// A page could not be had.
     #[error(transparent)]
     Failed(#[from] RegistryError),
+    /// A page did not come in time.
+    #[error("{wanted}: not all came in time, see image_agent.evidence.deadline")]
+    Late {
+        /// What was asked for.
+        wanted: Wanted,
+    },
     /// The next page is at another host, or at no address.
     #[error("{wanted}: the next page is not at the same host")]
     Elsewhere {
@@ -76,33 +84,39 @@ pub(crate) enum Incomplete {
 }
 
 impl Source {
-    /// What the registry itself lists. A registry that has no such list lists nothing.
-    pub(crate) async fn referrers(&self, subject: &Digest) -> Listing {
+    /// What the registry itself lists, as far as it has come by then. A registry that has no such
+    /// list lists nothing.
+    pub(crate) async fn referrers(&self, subject: &Digest, until: Instant) -> Listing {
         let mut listing = Listing::default();
         let wanted = self.wanted_referrers(subject);
-        listing.incomplete = match self.pages(subject, &wanted, &mut listing.referrers).await {
-            Ok(()) => None,
-            Err(Incomplete::Failed(error)) if is_unknown_here(&error) => None,
-            Err(incomplete) => Some(incomplete),
+        let listed = self.pages(subject, &wanted, &mut listing.referrers);
+        listing.incomplete = match timeout_at(until, listed).await {
+            Ok(Ok(())) => None,
+            Ok(Err(Incomplete::Failed(error))) if is_unknown_here(&error) => None,
+            Ok(Err(incomplete)) => Some(incomplete),
+            Err(_elapsed) => Some(Incomplete::Late { wanted }),
         };
         listing
     }
 
-    /// What is listed under the tag for that.
-    pub(crate) async fn tagged_referrers(&self, subject: &Digest) -> Listing {
-        let served = self
-            .manifest(&fallback_tag(subject), MAX_MANIFEST_BYTES)
-            .await;
+    /// What is listed under the tag for that, if it has come by then.
+    pub(crate) async fn tagged_referrers(&self, subject: &Digest, until: Instant) -> Listing {
+        let tag = fallback_tag(subject);
+        let served = timeout_at(until, self.manifest(&tag, MAX_MANIFEST_BYTES)).await;
+        let wanted = || self.wanted_referrers(subject);
         let mut listing = Listing::default();
-        match served.map(|served| parse(&served.untrusted_bytes)) {
-            Ok(Some(referrers)) => listing.referrers = referrers,
-            Ok(None) => {
-                let wanted = self.wanted_referrers(subject);
-                listing.incomplete = Some(Incomplete::NoList { wanted });
-            }
-            Err(RegistryError::NotFound { .. }) => {}
-            Err(error) => listing.incomplete = Some(error.into()),
-        }
+        listing.incomplete = match served {
+            Ok(Ok(served)) => match parse(&served.untrusted_bytes) {
+                Some(referrers) => {
+                    listing.referrers = referrers;
+                    None
+                }
+                None => Some(Incomplete::NoList { wanted: wanted() }),
+            },
+            Ok(Err(RegistryError::NotFound { .. })) => None,
+            Ok(Err(error)) => Some(error.into()),
+            Err(_elapsed) => Some(Incomplete::Late { wanted: wanted() }),
+        };
         listing
     }
 
@@ -172,7 +186,7 @@ pub(crate) fn parse(untrusted_index: &[u8]) -> Option<Vec<Referrer>> {
         let entry = Entry::deserialize(entry).ok()?;
         Some(Referrer {
             digest: entry.digest.parse().ok()?,
-            untrusted_size: entry.size,
+            untrusted_size: entry.size.as_u64(),
             rank: entry.rank(),
         })
     };
@@ -191,7 +205,8 @@ struct Index {
 #[serde(rename_all = "camelCase")]
 struct Entry {
     digest: String,
-    size: u64,
+    #[serde(default)]
+    size: serde_json::Value,
     #[serde(default)]
     artifact_type: serde_json::Value,
     #[serde(default)]
@@ -264,6 +279,11 @@ mod tests {
             entry(5, 600, bundle),
             annotated,
             {"digest": digest(7), "size": 1, "artifactType": 7, "annotations": []},
+            {"digest": digest(8), "artifactType": bundle},
+            {"digest": digest(9), "size": -1, "artifactType": bundle},
+            {"digest": digest(10), "size": "1", "artifactType": bundle},
+            entry(11, 0, bundle),
+            entry(12, u64::MAX - 1, bundle),
             {"digest": "sha256:short", "size": 1},
             {"size": 1},
             "text",
@@ -271,7 +291,7 @@ mod tests {
         let mut listed = parse(list.to_string().as_bytes()).unwrap();
         listed.sort_by_key(Referrer::order);
         let found: Vec<_> = listed.iter().map(|one| one.digest.to_string()).collect();
-        assert_eq!(found, [5, 6, 4, 7, 3, 2, 1].map(digest));
+        assert_eq!(found, [11, 5, 6, 4, 12, 8, 9, 10, 7, 3, 2, 1].map(digest));
         for odd in ["", "[]", "{}", "<html>", r#"{"manifests":{}}"#] {
             assert_eq!(parse(odd.as_bytes()), None, "{odd}");
         }

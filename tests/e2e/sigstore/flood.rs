@@ -6,7 +6,7 @@ use kit::client::Code;
 use kit::cosign::{Claim, signature_tag};
 use kit::front::Referrers;
 use kit::image::{Image, sha256};
-use kit::sigstore::MEDIA_TYPE;
+use kit::sigstore::{Attached, MEDIA_TYPE};
 use serde_json::{Value, json};
 
 use super::Stage;
@@ -23,6 +23,13 @@ fn noise(count: usize, size: u64) -> Vec<Value> {
         })
     };
     (0..count).map(entry).collect()
+}
+
+/// Larger by so many bytes, so that it is looked at last.
+fn last(attached: Attached, bytes: usize) -> Attached {
+    attached.manifest(|manifest| {
+        manifest["annotations"]["padding"] = "x".repeat(bytes).into();
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,10 +122,8 @@ async fn every_limit_is_named_and_can_be_raised() {
     let mut stage = Stage::set().await;
     let image = Image::small("limited");
     let reference = stage.push("team/app:1", &image).await;
-    // Larger than the noise, so that it is looked at last.
-    let good = stage.attached(&image).manifest(|manifest| {
-        manifest["annotations"]["padding"] = "x".repeat(2000).into();
-    });
+    // Larger than the noise.
+    let good = last(stage.attached(&image), 2000);
     stage.store("team/app", std::slice::from_ref(&good)).await;
     let mut entries = noise(20, 1000);
     entries.push(good.entry());
@@ -128,7 +133,7 @@ async fn every_limit_is_named_and_can_be_raised() {
     for (key, low, high) in [
         ("candidates", 20, 21),
         ("candidate_bytes", 1500, 5000),
-        ("total_bytes", 21_000, 30_000),
+        ("total_bytes", 1500, 5000),
     ] {
         let key = format!("image_agent.evidence.{key}");
         stage.guest.settings = plain.clone().with(&key, low);
@@ -157,4 +162,107 @@ async fn lists_that_never_end_do() {
     let refusal = daemon.refuses(&reference, &stage.guest.bundle("c1")).await;
     let words = [DENIED, "more than 256 pages or 8388608 bytes of referrers"];
     assert_says("endless", &refusal.message, &words);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_list_says_of_a_size_excludes_nothing() {
+    let stage = Stage::set().await;
+    let image = Image::small("listed with any size");
+    let reference = stage.push("team/app:1", &image).await;
+    let good = stage.attached(&image);
+    stage.store("team/app", std::slice::from_ref(&good)).await;
+    let daemon = stage.guest.start().await;
+    for (case, size) in [
+        ("none", None),
+        ("nothing", Some(json!(0))),
+        ("too small", Some(json!(1))),
+        ("beyond every limit", Some(json!(u64::MAX))),
+        ("negative", Some(json!(-1))),
+        ("no number", Some(json!("1000"))),
+    ] {
+        let mut entry = good.entry();
+        match size {
+            Some(size) => entry["size"] = size,
+            None => drop(entry.as_object_mut().unwrap().remove("size")),
+        }
+        let list = Referrers::paged(100).list(&image.digest(), [entry]);
+        stage.front.set_referrers(Some(list));
+        stage.delivers(&daemon, case, &reference).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_artefact_of_many_layers_leaves_room_for_the_others() {
+    let stage = Stage::set().await;
+    let image = Image::small("beside many layers");
+    let reference = stage.push("team/app:1", &image).await;
+    let good = last(stage.attached(&image), 50_000);
+    let large = vec![b' '; 1 << 20];
+    for (case, content, count) in [
+        ("many", b"{}".to_vec(), 64),
+        // Together they have all the bytes that are read.
+        ("large", large, 8),
+    ] {
+        let other = Attached::bytes(&image, MEDIA_TYPE, content).manifest(|manifest| {
+            let layer = manifest["layers"][0].clone();
+            manifest["layers"] = json!(vec![layer; count]);
+        });
+        stage
+            .refer("team/app", &image, &[other, good.clone()])
+            .await;
+        let daemon = stage.guest.start().await;
+        stage.delivers(&daemon, case, &reference).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_that_lie_about_their_size_take_no_room_from_the_others() {
+    let stage = Stage::set().await;
+    let image = Image::small("beside liars");
+    let reference = stage.push("team/app:1", &image).await;
+    let good = last(stage.attached(&image), 2000);
+    // Each says that it has an eighth of all the bytes that are read, and none has.
+    let mut list = Referrers::paged(100);
+    for number in 0..20 {
+        let liar = Attached::bytes(&image, MEDIA_TYPE, format!("{{\"liar\":{number}}}"));
+        // A registry that looks at what it stores would not take such a manifest.
+        stage.store("team/app", std::slice::from_ref(&liar)).await;
+        let liar = liar.manifest(|manifest| manifest["layers"][0]["size"] = (1 << 20).into());
+        list = list
+            .document(&liar.image.digest(), liar.image.manifest.clone())
+            .list(&image.digest(), [liar.entry()]);
+    }
+    stage.store("team/app", std::slice::from_ref(&good)).await;
+    stage
+        .front
+        .set_referrers(Some(list.list(&image.digest(), [good.entry()])));
+    let daemon = stage.guest.start().await;
+    stage.delivers(&daemon, "after liars", &reference).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_beyond_all_the_bytes_that_are_read_are_not_fetched() {
+    let mut stage = Stage::set().await;
+    stage.guest.settings = stage
+        .guest
+        .settings
+        .clone()
+        .with("image_agent.evidence.total_bytes", 30_000);
+    let image = Image::small("beside large ones");
+    let reference = stage.push("team/app:1", &image).await;
+    let large =
+        ["a", "b", "c", "d"].map(|one| Attached::bytes(&image, MEDIA_TYPE, one.repeat(10_000)));
+    stage.refer("team/app", &image, &large).await;
+    let daemon = stage.guest.start().await;
+    stage.front.forget_requests();
+    let refusal = daemon.refuses(&reference, &stage.guest.bundle("c1")).await;
+    let words = [DENIED, "see image_agent.evidence.total_bytes"];
+    assert_says("large", &refusal.message, &words);
+    let asked = stage.front.requests();
+    let fetched = large.iter().filter(|one| {
+        let manifest: Value = serde_json::from_slice(&one.image.manifest).unwrap();
+        let digest = manifest["layers"][0]["digest"].as_str().unwrap().to_owned();
+        asked.iter().any(|request| request.ends_with(&digest))
+    });
+    assert_eq!(fetched.count(), 3);
 }
