@@ -25,16 +25,14 @@ use crate::evidence::{NO_ATTACHMENTS, unanswered};
 use crate::registry::{Incomplete, Listing, Referrer, RegistryError, Source};
 use crate::resources::Resources;
 
-/// Looks everywhere but under the tag `.sig`: in what the owner delivers and, if `attachments` are
-/// to be looked up at all, at `sources`.
+/// Looks everywhere but under the tag `.sig`: in what the owner delivers and at `sources`, which are
+/// the places in registries that the owner lets us ask.
 pub(crate) async fn discover(
     sources: &[&Source],
-    attachments: bool,
     resources: &Resources,
     places: &EvidencePlaces,
     subject: &Digest,
 ) -> Discovered {
-    let sources = if attachments { sources } else { &[] };
     let limits = &places.limits;
     let deadline = Instant::now() + limits.deadline;
     let (mut found, kept, attested, referring) = tokio::join!(

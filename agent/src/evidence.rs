@@ -31,18 +31,18 @@ pub(crate) async fn keys(
     join_all(keys).await.into_iter().collect()
 }
 
-/// Looks for bundles and attestations of each of the `subjects`, in the registry, at the first of
-/// `sources` that gives all its answers, only if `attachments` are to be looked up there.
+/// Looks for bundles and attestations of each of the `subjects`: in registries at those of `places`
+/// where the owner wants it, and wherever else `settings` has some.
 pub(crate) async fn discovered(
     resources: &Resources,
-    sources: &[&Source],
-    attachments: bool,
-    places: &EvidencePlaces,
+    places: &[Place<'_>],
+    settings: &EvidencePlaces,
     subjects: &[Digest],
 ) -> BTreeMap<Digest, Discovered> {
+    let sources = &attached(places);
     let discovered = subjects.iter().map(|subject| async move {
         // Boxed, since most pulls discover nothing and would carry its room about.
-        let found = Box::pin(discover(sources, attachments, resources, places, subject));
+        let found = Box::pin(discover(sources, resources, settings, subject));
         (*subject, found.await)
     });
     join_all(discovered).await.into_iter().collect()
@@ -51,8 +51,12 @@ pub(crate) async fn discovered(
 /// Fetches the signatures that `needs` names, all at once, each from the first of `places` that
 /// answers: that it has none is an answer, too.
 pub(crate) async fn gather(places: &[Place<'_>], needs: &Needs) -> Evidence {
+    let sources = &attached(places);
     let signatures = join_all(needs.cosign_subjects.iter().map(|subject| async move {
-        let answers = places.iter().map(|place| attached(place, subject));
+        if sources.is_empty() {
+            return (*subject, Err(NotFetched::not_configured(NO_ATTACHMENTS)));
+        }
+        let answers = sources.iter().map(|source| signatures(source, subject));
         let answer = first_whole(answers, |found| have_payloads(found));
         // Boxed, since most pulls look for none and would carry its room about.
         (*subject, Box::pin(answer).await)
@@ -90,13 +94,10 @@ fn have_payloads(signatures: &[CosignSignature]) -> bool {
     !payloads.any(|payload| payload.as_ref().is_err_and(NotFetched::is_transient))
 }
 
-/// The cosign signatures of one document, unless the owner has said not to look for any.
-async fn attached(place: &Place<'_>, subject: &Digest) -> Result<Vec<CosignSignature>, NotFetched> {
-    if place.uses_attachments() {
-        signatures(place.source(), subject).await
-    } else {
-        Err(NotFetched::not_configured(NO_ATTACHMENTS))
-    }
+/// The places where sigstore attachments are looked up: all but those where the owner says no.
+fn attached<'a>(places: &[Place<'a>]) -> Vec<&'a Source> {
+    let places = places.iter().filter(|place| place.uses_attachments());
+    places.map(Place::source).collect()
 }
 
 /// The cosign signatures of one document: the layers of the image under its `.sig` tag.

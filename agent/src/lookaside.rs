@@ -9,7 +9,7 @@ use reqwest::Url;
 use crate::blocking::blocking;
 use crate::error::chain;
 use crate::evidence::unanswered;
-use crate::registry::{Registry, Source};
+use crate::registry::{Places, Registry, Source};
 use crate::resources::read_capped;
 
 /// Where the signatures of one image are looked up.
@@ -22,9 +22,21 @@ pub(crate) struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
+    /// Each of `places`, of which each goes by what `config` says of it.
+    pub(crate) fn all(
+        registry: &'a Registry,
+        places: &'a Places,
+        config: &Lookaside,
+        image: &ImageRef,
+    ) -> Vec<Self> {
+        let sources = places.sources().into_iter();
+        let places = sources.map(|source| Self::of(registry, source, config, image));
+        places.collect()
+    }
+
     /// What `config` says of `image`, which is pulled from `source`. Lookasides go by the name of
     /// that place, the policy by the one that was asked for.
-    pub(crate) fn of(
+    fn of(
         registry: &'a Registry,
         source: &'a Source,
         config: &Lookaside,

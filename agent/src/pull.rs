@@ -31,7 +31,7 @@ use crate::lookaside::Place;
 use crate::prefetch::Prefetch;
 use crate::progress::{Listener, Progress};
 use crate::record::Record;
-use crate::registry::{Places, Registry, Source};
+use crate::registry::{Places, Registry};
 use crate::resources::Resources;
 use crate::store::{Store, StoredLayer};
 use crate::{credentials, evidence, room};
@@ -221,13 +221,18 @@ impl Agent {
         let Found {
             mut case,
             remaining,
-            attachments,
+            lookaside,
         } = found;
         case.evidence.resources = keys;
         case.evidence.now = Some(self.resources.now());
         let (mut case, more) = case.needs_more().await;
-        let sources = remaining.places.sources();
-        let found = self.discover(&sources, attachments, &more).await;
+        let places = Place::all(
+            &self.registry,
+            &remaining.places,
+            &lookaside,
+            &case.reference,
+        );
+        let found = self.discover(&places, &more).await;
         case.evidence.discovered.extend(found);
         let decided = case.decide().await;
         let manifest = decided.map_err(|denied| self.denied(denied))?;
@@ -257,16 +262,12 @@ impl Agent {
             return pending().await;
         };
         let (reference, remaining, manifest) = located?;
-        let sources = remaining.places.sources();
         let needs = policy.rules_for(&reference).needs(&manifest);
         let lookaside = self.lookaside(&needs).await?;
-        let places = sources.iter().copied();
-        let places = places.map(|at| Place::of(&self.registry, at, &lookaside, &reference));
-        let places: Vec<Place<'_>> = places.collect();
-        let attachments = places.first().is_some_and(Place::uses_attachments);
+        let places = Place::all(&self.registry, &remaining.places, &lookaside, &reference);
         let (mut evidence, discovered) = tokio::join!(
             evidence::gather(&places, &needs),
-            self.discover(&sources, attachments, &needs),
+            self.discover(&places, &needs),
         );
         evidence.discovered = discovered;
         let case = Case {
@@ -278,19 +279,14 @@ impl Agent {
         Ok(Found {
             case,
             remaining,
-            attachments,
+            lookaside,
         })
     }
 
     /// The bundles and attestations among what is needed.
-    async fn discover(
-        &self,
-        sources: &[&Source],
-        attachments: bool,
-        needs: &Needs,
-    ) -> BTreeMap<Digest, Discovered> {
-        let (resources, places) = (&self.resources, &self.config.image_agent.evidence);
-        evidence::discovered(resources, sources, attachments, places, &needs.discover).await
+    async fn discover(&self, places: &[Place<'_>], needs: &Needs) -> BTreeMap<Digest, Discovered> {
+        let (resources, settings) = (&self.resources, &self.config.image_agent.evidence);
+        evidence::discovered(resources, places, settings, &needs.discover).await
     }
 
     fn denied(&self, denied: Denied) -> Error {
@@ -521,8 +517,8 @@ impl Case {
 struct Found {
     case: Case,
     remaining: Remaining,
-    /// Whether evidence is looked for in the registry.
-    attachments: bool,
+    /// Where the owner says that signatures are.
+    lookaside: Lookaside,
 }
 
 /// Where the rest of an image is, and what has been asked for of it.

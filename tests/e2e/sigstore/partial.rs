@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kit::client::Code;
+use kit::cosign::{Claim, signature_image, signature_tag};
 use kit::front::{Front, Referrers};
 use kit::guest::Guest;
 use kit::image::Image;
@@ -211,4 +212,58 @@ async fn evidence_that_a_mirror_cannot_serve_for_now_comes_from_the_registry() {
         at.origin.set_referrers(Some(listing(&image, &[&good])));
         at.stage.front.fail(part, None);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_place_is_asked_as_the_owner_says_of_it() {
+    let mut at = Mirrored::set().await;
+    let image = Image::small("asked here and not there");
+    let good = at.stage.attached(&image);
+    let reference = at.push(&image, std::slice::from_ref(&good)).await;
+    let plain = at.stage.guest.settings.clone();
+    let only_at = |on: &Front, off: &Front| {
+        let (on, off) = (on.host(), off.host());
+        let key = "use-sigstore-attachments";
+        let text = format!("docker:\n  {on}:\n    {key}: true\n  {off}:\n    {key}: false\n");
+        plain.clone().with("image.sigstore_config", text)
+    };
+    let asked = |front: &Front| {
+        let mut asked = front.requests();
+        let hex = image.digest().replace(':', "-");
+        asked.retain(|request| request.contains("/referrers/") || request.contains(&hex));
+        asked
+    };
+    // The image comes from the mirror, the evidence from behind it.
+    at.stage.guest.settings = only_at(&at.origin, &at.stage.front);
+    for front in [&at.stage.front, &at.origin] {
+        front.set_referrers(Some(listing(&image, &[&good])));
+    }
+    let daemon = at.stage.guest.start().await;
+    at.stage.delivers(&daemon, "origin", &reference).await;
+    assert_eq!(asked(&at.stage.front), Vec::<String>::new());
+    assert_ne!(asked(&at.origin), Vec::<String>::new());
+    // So does a signature under the tag for that.
+    let signed = Image::small("signed behind the mirror");
+    let reference_of_signed = at.push(&signed, &[]).await;
+    let repository = format!("{}/team/app", at.origin.host());
+    let claim = Claim::of(&repository, &signed.digest());
+    let signature = signature_image([at.stage.scene.key.attest(&claim)]);
+    let tag = format!("team/app:{}", signature_tag(&signed.digest()));
+    at.stage.scene.registry.push(&tag, &signature).await;
+    let case = "tag at the origin";
+    at.stage.delivers(&daemon, case, &reference_of_signed).await;
+    at.push(&image, &[]).await;
+    drop(daemon);
+
+    // What the mirror cannot tell, nobody else is asked for.
+    at.stage.guest.settings = only_at(&at.stage.front, &at.origin);
+    let daemon = at.stage.guest.start().await;
+    at.origin.forget_requests();
+    at.stage.delivers(&daemon, "mirror", &reference).await;
+    overload(&at.stage.front, "/referrers/");
+    let refusal = daemon
+        .refuses(&reference, &at.stage.guest.bundle("c1"))
+        .await;
+    assert_eq!(refusal.code, Code::UNAVAILABLE, "{refusal:?}");
+    assert_eq!(asked(&at.origin), Vec::<String>::new());
 }
