@@ -6,7 +6,6 @@
 //! too and is not part of the floor.
 
 mod ledger;
-mod neighbour;
 mod tree;
 
 use std::fs::File;
@@ -15,7 +14,6 @@ use std::io::{self, BufReader, Read};
 use serde::Serialize;
 
 use self::ledger::{Charged, Digested, Ledger, Stage};
-use self::neighbour::Neighbour;
 use self::tree::Tree;
 use crate::fault::{During, Fault};
 use crate::layer::hex;
@@ -75,13 +73,6 @@ impl Floor {
         let longest = self.stages().into_iter().fold(0.0, f64::max);
         longest.max(self.sum() / PROCESSORS)
     }
-}
-
-/// Measures the floor of an image while the other processor is at work, as it is during a pull: two
-/// that share a core, or its clock, do less each than one alone.
-pub(crate) fn measure_crowded(bench: &Bench<'_>, image: &str) -> Result<Floor, Fault> {
-    let _neighbour = Neighbour::at_work();
-    measure(bench, image)
 }
 
 /// Measures the floor of an image; `registry` is what serving this very run cost.

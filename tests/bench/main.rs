@@ -182,7 +182,6 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Fault> {
             image,
             tools,
             floors: Vec::new(),
-            crowded: Vec::new(),
         };
         measure_image(&bench, recipe, arguments.runs, &mut part)?;
         report.images.push(part);
@@ -309,8 +308,6 @@ fn measure_image(
             measure_tool(bench, recipe.name, tool)?;
             if tool.tool == Tool::ImageAgent {
                 part.floors.push(floor::measure(bench, recipe.name)?);
-                let crowded = floor::measure_crowded(bench, recipe.name)?;
-                part.crowded.push(crowded);
             }
         }
         // Another tool begins the next round.

@@ -27,8 +27,6 @@ pub(crate) struct ImageReport {
     pub(crate) image: Image,
     pub(crate) tools: Vec<ToolReport>,
     pub(crate) floors: Vec<Floor>,
-    /// The same with the other processor at work.
-    pub(crate) crowded: Vec<Floor>,
 }
 
 /// One tool's part.
@@ -99,24 +97,24 @@ impl ImageReport {
 
     /// Our wall time for each second of the floor.
     fn wall_of_floor(&self) -> Option<f64> {
-        by_round(self, &self.floors, |sample, floor| {
-            sample.usage.wall / floor.wall()
-        })
-    }
-
-    /// The same with the other processor at work.
-    fn wall_of_crowded_floor(&self) -> Option<f64> {
-        by_round(self, &self.crowded, |sample, floor| {
-            sample.usage.wall / floor.wall()
-        })
+        self.by_round(|sample, floor| sample.usage.wall / floor.wall())
     }
 
     /// Our CPU time for each second of the floor's stages. The registry's is part of these, and so
     /// it is added to ours.
     fn cpu_of_floor(&self) -> Option<f64> {
-        by_round(self, &self.floors, |sample, floor| {
-            (sample.cpu() + sample.registry) / floor.sum()
-        })
+        self.by_round(|sample, floor| (sample.cpu() + sample.registry) / floor.sum())
+    }
+
+    /// The median of what each of our pulls is to the floor measured right after it: a machine that
+    /// is shared can be half as fast a minute later.
+    fn by_round(&self, ratio: impl Fn(&Sample, &Floor) -> f64) -> Option<f64> {
+        let samples = &self.tool(Tool::ImageAgent)?.samples;
+        let of_round = |(sample, floor): (&Sample, &Floor)| {
+            let registry = sample.registry;
+            ratio(sample, &Floor { registry, ..*floor })
+        };
+        median(samples.iter().zip(&self.floors).map(of_round).collect())
     }
 
     fn peak_rss_mib(&self) -> Option<f64> {
@@ -128,21 +126,6 @@ impl ImageReport {
         let again = median(self.tool(Tool::ImageAgent)?.again.clone())?;
         Some(again * 1000.0)
     }
-}
-
-/// The median of what each of our pulls is to the floor measured right after it: a machine that is
-/// shared can be half as fast a minute later.
-fn by_round(
-    report: &ImageReport,
-    floors: &[Floor],
-    ratio: impl Fn(&Sample, &Floor) -> f64,
-) -> Option<f64> {
-    let samples = &report.tool(Tool::ImageAgent)?.samples;
-    let of_round = |(sample, floor): (&Sample, &Floor)| {
-        let registry = sample.registry;
-        ratio(sample, &Floor { registry, ..*floor })
-    };
-    median(samples.iter().zip(floors).map(of_round).collect())
 }
 
 pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
@@ -362,7 +345,6 @@ fn ratios(report: &Report) -> String {
             times(image.ratio(Tool::SkopeoUmoci)),
             times(image.ratio(Tool::Podman)),
             number(image.wall_of_floor(), 2),
-            number(image.wall_of_crowded_floor(), 2),
             number(image.cpu_of_floor(), 2),
             number(image.again_milliseconds(), 1),
         ]
@@ -373,7 +355,6 @@ fn ratios(report: &Report) -> String {
         "faster than skopeo+umoci",
         "faster than podman",
         "wall / F",
-        "wall / F, both busy",
         "CPU / sum of stages",
         "second pull ms",
     ];
@@ -453,7 +434,6 @@ mod tests {
             tools: vec![ours],
             // The second round was twice as slow.
             floors: [1.0, 4.0, 2.0].map(floor).into(),
-            crowded: Vec::new(),
         };
         let ratio = report.wall_of_floor().unwrap();
         assert!((ratio - 2.0).abs() < 1e-9, "{ratio}");
