@@ -57,13 +57,13 @@ pub(crate) async fn gather(places: &[Place<'_>], needs: &Needs) -> Evidence {
             return (*subject, Err(NotFetched::not_configured(NO_ATTACHMENTS)));
         }
         let answers = sources.iter().map(|source| signatures(source, subject));
-        let answer = first_whole(answers, |found| have_payloads(found));
+        let answer = first_whole(answers, |found| have_payloads(found), either_has);
         // Boxed, since most pulls look for none and would carry its room about.
         (*subject, Box::pin(answer).await)
     }));
     let simple = join_all(needs.lookaside_subjects.iter().map(|subject| async move {
         let answers = places.iter().map(|place| place.signatures(subject));
-        (*subject, first_whole(answers, |_signatures| true).await)
+        (*subject, first_whole(answers, |_| true, |one, _| one).await)
     }));
     let (signatures, simple) = tokio::join!(signatures, simple);
     let mut evidence = Evidence::default();
@@ -72,21 +72,36 @@ pub(crate) async fn gather(places: &[Place<'_>], needs: &Needs) -> Evidence {
     evidence
 }
 
-/// The first answer that nothing is missing of for now; else the first that there is; else why
+/// The first answer that nothing is missing of for now; else all that there are, joined; else why
 /// there is none.
 async fn first_whole<T>(
     answers: impl Iterator<Item = impl Future<Output = Result<T, NotFetched>>>,
     is_whole: fn(&T) -> bool,
+    join: fn(T, T) -> T,
 ) -> Result<T, NotFetched> {
     let (mut in_part, mut failures) = (None, Vec::new());
     for answer in answers {
         match answer.await {
             Err(failure) if failure.is_transient() => failures.push(failure.why),
-            Ok(answer) if !is_whole(&answer) => in_part = in_part.or(Some(answer)),
+            Ok(answer) if !is_whole(&answer) => {
+                in_part = Some(match in_part {
+                    Some(before) => join(before, answer),
+                    None => answer,
+                });
+            }
             whole => return whole,
         }
     }
     in_part.ok_or_else(|| NotFetched::transient(failures.join("; ")))
+}
+
+fn either_has(mut one: Vec<CosignSignature>, other: Vec<CosignSignature>) -> Vec<CosignSignature> {
+    for signature in other {
+        if !one.contains(&signature) {
+            one.push(signature);
+        }
+    }
+    one
 }
 
 fn have_payloads(signatures: &[CosignSignature]) -> bool {
@@ -197,3 +212,39 @@ const MAX_SIGNATURES: usize = 64;
 const MAX_PAYLOAD_BYTES: u64 = 1 << 20;
 /// Bytes of all payloads of one document.
 const MAX_PAYLOADS_BYTES: u64 = 8 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn signature(found: &str, payload: Result<&[u8], &str>) -> CosignSignature {
+        CosignSignature {
+            found: found.to_owned(),
+            media_type: COSIGN_PAYLOAD.to_owned(),
+            payload: payload.map(<[u8]>::to_vec).map_err(NotFetched::transient),
+            annotations: BTreeMap::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_two_places_have_in_part_is_joined_unless_a_third_has_all() {
+        let (good, late) = (Ok(b"good".as_slice()), Err("no answer"));
+        let first = vec![signature("0", late), signature("1", late)];
+        let second = vec![signature("0", good), signature("1", late)];
+        let third = vec![signature("0", good), signature("1", good)];
+        let answer = async |places: Vec<Result<Vec<CosignSignature>, NotFetched>>| {
+            let places = places.into_iter().map(|place| async { place });
+            first_whole(places, |found| have_payloads(found), either_has).await
+        };
+        let down = || Err(NotFetched::transient("down"));
+        let joined = answer(vec![Ok(first.clone()), down(), Ok(second.clone())]).await;
+        let expected = [first.as_slice(), &second[..1]].concat();
+        assert_eq!(joined.unwrap(), expected);
+        let whole = answer(vec![Ok(first), Ok(second), Ok(third.clone())]).await;
+        assert_eq!(whole.unwrap(), third);
+        assert_eq!(
+            answer(vec![down(), down()]).await.unwrap_err().why,
+            "down; down"
+        );
+    }
+}
