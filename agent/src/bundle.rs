@@ -337,9 +337,15 @@ impl View {
             let tree = open_directory(lower.parent, lower.name);
             return tree.map(Dir::from).map_err(|error| open(error.into()));
         }
-        let detached = stack.mount(None)?;
-        let root = detached.root().try_clone_to_owned().map_err(open)?;
-        Ok(Dir::from(root))
+        match stack.mount(None) {
+            Ok(detached) => {
+                let root = detached.root().try_clone_to_owned().map_err(open)?;
+                Ok(Dir::from(root))
+            }
+            // Where nothing is written, links are as good as an overlay and cost little.
+            Err(BundleError::Mount { .. }) => stack.link().map(Dir::from),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -454,6 +460,15 @@ impl<'a> Stack<'a> {
         Ok(())
     }
 
+    /// Makes a directory of links to what they show together, for whoever only looks at it.
+    fn link(&self) -> Result<OwnedFd, BundleError> {
+        let linked = self.directory.directory(LINKED).map_err(store_error)?;
+        let path = self.directory.path().join(LINKED);
+        self.visible
+            .flatten(linked.as_fd(), &path, Content::Linked)?;
+        Ok(linked)
+    }
+
     /// Mounts a copy of what they show together, which is as good as an overlay of them to whoever
     /// uses it, but takes time and room.
     fn copy(&self, layers: &[StoredLayer]) -> Result<Detached, BundleError> {
@@ -544,6 +559,8 @@ const UPPER: &str = "upper";
 const SCRATCH: &str = "scratch";
 
 const MERGED: &str = "merged";
+
+const LINKED: &str = "linked";
 
 const EMPTY: &str = "empty";
 

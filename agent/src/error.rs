@@ -11,7 +11,7 @@ use crate::record::Record;
 use crate::registry::RegistryError;
 use crate::resources::ResourceError;
 use crate::sources::OpenError;
-use crate::store::{Amount, Shortage, StoreError, size};
+use crate::store::{Amount, Shortage, StoreError};
 
 /// A pull that failed. The variant is the stage; the source says what happened there.
 #[derive(Debug, thiserror::Error)]
@@ -131,8 +131,7 @@ pub enum Error {
 
     /// The guest turned out to be too small for the image.
     #[error(
-        "the image needs more than the {} that were free in {} ({file_system})",
-        size(free.bytes),
+        "the image needs more than the {free} that were free in {} ({file_system})",
         path.display()
     )]
     DiskFull {

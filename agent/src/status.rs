@@ -14,7 +14,7 @@ use crate::printable::printable;
 use crate::registry::RegistryError;
 use crate::resources::ResourceError;
 use crate::sources::OpenError;
-use crate::store::{StoreError, size};
+use crate::store::StoreError;
 
 /// The status of a pull that failed.
 pub(crate) fn for_the_caller(image: &str, error: &Error, verbose: bool) -> Status {
@@ -174,7 +174,7 @@ fn of_space(error: &Error) -> Verdict {
             source,
             ..
         } => {
-            let facts = format!("needs more than the {} that were free", size(free.bytes));
+            let facts = format!("needs more than the {free} that were free");
             Verdict::of(source).with(&format!("{facts} ({file_system})"))
         }
         other => of_end(other),

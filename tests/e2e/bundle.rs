@@ -310,9 +310,20 @@ async fn a_full_disk_is_told_and_nothing_is_left() {
     for number in 0..500 {
         files = files.file(format!("file{number}"), "");
     }
-    for (case, options, archive) in [
-        ("no space", "size=4m", Archive::new().file("noise", &noise)),
-        ("no inodes", "size=4m,nr_inodes=200", files),
+    let noise = Archive::new().file("noise", &noise);
+    for (case, options, archive, words) in [
+        (
+            "no space",
+            "size=4m",
+            noise,
+            ["needs about", "4.0 MiB free"],
+        ),
+        (
+            "no inodes",
+            "size=4m,nr_inodes=200",
+            files,
+            ["needs more than the ", " inodes that were free"],
+        ),
     ] {
         let guest = small_guest(&registry, options);
         let daemon = guest.start().await;
@@ -324,7 +335,8 @@ async fn a_full_disk_is_told_and_nothing_is_left() {
             Code::RESOURCE_EXHAUSTED,
             "{case}: {refusal:?}"
         );
-        assert_says(case, &refusal.message, &[FAILED, "full"]);
+        assert_says(case, &refusal.message, &[FAILED, "full", "(tmpfs)"]);
+        assert_says(case, &refusal.message, &words);
         guest.assert_residue(&before, case).await;
         let small = registry.push("small:1", &Image::small("fits"));
         daemon.delivers(&small, &guest.bundle("c1")).await;
@@ -377,10 +389,13 @@ async fn what_a_container_wrote_goes_with_it_at_the_next_pull() {
 #[tokio::test(flavor = "multi_thread")]
 async fn where_no_overlay_can_be_mounted_a_copy_is_delivered_if_that_is_configured() {
     let registry = Hostile::start().await;
-    let layers = ["lower", "upper"].map(|name| {
+    let [lower, upper] = ["lower", "upper"].map(|name| {
         let archive = Archive::new().file("name", name).file(name, "");
-        Layer::gzip(archive)
+        Layer::gzip(archive.directory("d/").symlink("link", "d"))
     });
+    // Where the link leads is below, so that it is unpacked on top of the others.
+    let leaning = Layer::gzip(Archive::new().file("link/leaning", ""));
+    let layers = [lower, upper, leaning];
     let reference = registry.push("app:1", &Image::of(layers).build());
     let mut guest = trusting_guest(&registry.host());
     // No overlay can be mounted whose writable part is on another.
@@ -397,7 +412,7 @@ async fn where_no_overlay_can_be_mounted_a_copy_is_delivered_if_that_is_configur
     guest.settings = with(&guest.settings, "image_agent.danger_host_writable_store");
     let mut daemon = guest.start().await;
     let refusal = daemon.refuses(&reference, &guest.bundle("c1")).await;
-    assert_says("refused", &refusal.message, &["mount failed", "2 layers"]);
+    assert_says("refused", &refusal.message, &["mount failed", "3 layers"]);
     daemon.terminate();
 
     guest.settings = with(&guest.settings, "image_agent.store.copy_without_overlay");
@@ -412,6 +427,7 @@ async fn where_no_overlay_can_be_mounted_a_copy_is_delivered_if_that_is_configur
     for (name, expected) in [("c1", "changed"), ("c2", "upper"), ("c3", "upper")] {
         assert_eq!(content(&guest.bundle(name), "name"), expected);
         assert!(guest.bundle(name).join("rootfs/lower").exists());
+        assert!(guest.bundle(name).join("rootfs/d/leaning").exists());
     }
     unmount(&rootfs, UnmountFlags::DETACH).unwrap();
     daemon.delivers(&reference, &guest.bundle("c4")).await;

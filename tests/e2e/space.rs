@@ -108,7 +108,8 @@ async fn a_disk_that_is_full_half_way_is_told_and_unused_layers_give_way() {
     assert_eq!(refusal.code, Code::RESOURCE_EXHAUSTED, "{refusal:?}");
     let words = [
         FAILED,
-        "disk full: needs more than the 16.0 MiB that were free (tmpfs)",
+        "disk full: needs more than the 16.0 MiB and ",
+        " inodes that were free (tmpfs)",
     ];
     assert_says("half way", &refusal.message, &words);
     guest.assert_residue(&before, "half way").await;

@@ -31,6 +31,17 @@ impl Amount {
     }
 }
 
+impl fmt::Display for Amount {
+    /// Without what there is no end of.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.bytes, self.inodes) {
+            (bytes, u64::MAX) => f.write_str(&size(bytes)),
+            (u64::MAX, inodes) => write!(f, "{inodes} inodes"),
+            (bytes, inodes) => write!(f, "{} and {inodes} inodes", size(bytes)),
+        }
+    }
+}
+
 /// What a layer takes when it is unpacked, as far as its descriptor tells.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Estimate {
@@ -164,6 +175,14 @@ mod tests {
         ] {
             assert_eq!(size(bytes), text);
         }
+    }
+
+    #[test]
+    fn an_amount_is_of_bytes_and_inodes_unless_one_is_without_end() {
+        let of = |bytes, inodes| Amount { bytes, inodes }.to_string();
+        assert_eq!(of(4 << 20, 198), "4.0 MiB and 198 inodes");
+        assert_eq!(of(4 << 20, u64::MAX), "4.0 MiB");
+        assert_eq!(of(u64::MAX, 198), "198 inodes");
     }
 
     #[test]

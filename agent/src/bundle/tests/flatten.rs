@@ -24,7 +24,10 @@ fn shown(path: &Path) -> Shown {
             stat.rdev().to_string().into_bytes()
         };
         let name = path_of_one.strip_prefix(path).unwrap().to_owned();
-        let one = (stat.mode(), stat.uid(), stat.gid(), stat.mtime(), content);
+        // A directory that no layer has an entry for is root's and was made just now.
+        let is_ours = stat.is_dir() && stat.uid() == 0;
+        let time = if is_ours { 0 } else { stat.mtime() };
+        let one = (stat.mode(), stat.uid(), stat.gid(), time, content);
         found.insert(name, one);
     }
     found
@@ -184,18 +187,30 @@ const COPYING: StoreSettings = StoreSettings {
     copy_without_overlay: true,
 };
 
-/// A store on which no overlay can be mounted, since it is on one itself, and which allows no
-/// devices.
+/// A store on which no overlay can be mounted, since it is on two already, the most that the kernel
+/// stacks, and which allows no devices.
 fn without_overlay() -> Scene {
     let fixture = Fixture::with_disk("size=64m");
     let disk = fixture.work_dir();
-    let options = ["lowerdir", "upperdir", "workdir"].map(|part| {
-        std::fs::create_dir(disk.join(part)).unwrap();
-        format!("{part}={}", disk.join(part).display())
-    });
-    let options = std::ffi::CString::new(options.join(",")).unwrap();
+    let part = |name: &str| {
+        std::fs::create_dir(disk.join(name)).unwrap();
+        disk.join(name).display().to_string()
+    };
     let flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
-    mount_old("store", &disk, "overlay", flags, options.as_c_str()).unwrap();
+    let overlay = |onto: &Path, options: String| {
+        let options = std::ffi::CString::new(options).unwrap();
+        mount_old("store", onto, "overlay", flags, options.as_c_str()).unwrap();
+    };
+    let lower = part("lower");
+    overlay(
+        Path::new(&lower),
+        format!("lowerdir={}:{}", part("a"), part("b")),
+    );
+    let (upper, work) = (part("upper"), part("work"));
+    overlay(
+        &disk,
+        format!("lowerdir={lower},upperdir={upper},workdir={work}"),
+    );
     rustix::mount::mount_change(&disk, rustix::mount::MountPropagationFlags::SHARED).unwrap();
     Scene::on(fixture)
 }
@@ -295,5 +310,22 @@ fn a_copy_that_was_never_handed_out_is_taken_down() {
     assert_eq!(scene.store.recover().unwrap().half_made_removed, 1);
     assert!(!is_mounted(&rootfs));
     assert!(!scene.bundle("bundle").exists());
+    assert_eq!(scene.fixture.list("overlay"), [""; 0]);
+}
+
+/// Layers that hide something cannot be unpacked on such a store, so that the other test of flat
+/// directories must do for these.
+#[test]
+fn what_lies_below_is_seen_where_no_overlay_can_be_mounted() {
+    let tars = plain_layers();
+    let elsewhere = Scene::new();
+    let expected = shown(&elsewhere.deliver(&tars, "bundle").join(ROOTFS));
+    let scene = without_overlay();
+    let layers = fetch(&scene.store, &image(&tars, &json!({})), &tars);
+    let view = View::of(&scene.store, &layers).unwrap();
+    let seen = PathBuf::from(crate::handle::descriptor_path(view.root().as_fd()));
+    // Beyond the descriptor's own link.
+    assert_eq!(shown(&seen.join(".")), expected);
+    drop(view);
     assert_eq!(scene.fixture.list("overlay"), [""; 0]);
 }
