@@ -20,6 +20,7 @@ mod extension;
 mod guide;
 mod helpers;
 mod hostile;
+mod joined;
 mod kbs_use;
 mod layering;
 mod mistakes;

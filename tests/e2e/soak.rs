@@ -1,39 +1,70 @@
 //! Kills at random moments: whatever they leave, the next pull makes the right tree, and nothing
 //! is left when everything unused is removed.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use kit::archive::Archive;
+use kit::archive::{Archive, Entry};
 use kit::client::{CallError, Code};
 use kit::guest::Guest;
 use kit::image::{Image, Layer};
 use kit::programs::run;
 use kit::registry::Registry;
 use rustix::mount::{UnmountFlags, unmount};
+use tar::EntryType;
 
+use super::across::CAPABILITY;
 use super::restart::spawn_pull;
-use super::tree::tree;
+use super::tree::{Attributes, tree};
 use super::trusting_guest;
 
 /// Rounds in `make test`; `make soak` asks for more.
 const ROUNDS: u32 = 20;
 
 /// An image whose pull takes long enough to be killed in the middle of every stage, with a layer
-/// that occurs twice and one that is unpacked onto those below it.
+/// that occurs twice, one that is unpacked onto those below it, and a directory that most layers only
+/// imply.
 fn image_with_much_to_do() -> Image {
     let layer = |number: u32| {
         let noise: Vec<u8> = (0..150_000_u32)
             .flat_map(|n| (n ^ number).wrapping_mul(2_654_435_761).to_le_bytes())
             .collect();
-        let archive = Archive::new().file(format!("noise{number}"), noise);
+        let archive = match number {
+            0 => Archive::new().entry(&private_directory()),
+            5 => Archive::new().file("private/.wh.n1", ""),
+            _ => Archive::new(),
+        };
+        let tool = Entry::file("tool", number.to_string())
+            .mode(0o755)
+            .attribute("security.capability", CAPABILITY);
+        let archive = archive
+            .entry(&tool)
+            .file(format!("private/n{number}"), "")
+            .file(format!("noise{number}"), noise)
+            .directory(format!("d{number}/"));
         Layer::gzip((0..50).fold(archive, |archive, n| {
             archive.file(format!("d{number}/f{n}"), "x")
         }))
     };
     let leaning = Layer::gzip(Archive::new().hard_link("same", "noise0"));
     Image::of((0..6).map(layer).chain([layer(0), leaning])).build()
+}
+
+fn private_directory() -> Entry {
+    Entry::new("private/", EntryType::Directory)
+        .mode(0o2750)
+        .owner(7, 8)
+        .extension("mtime", "1234567890.123456789")
+        .attribute("user.note", "kept")
+}
+
+/// A bundle's tree but for its root, which no layer has an entry for.
+fn delivered(bundle: &Path) -> BTreeMap<PathBuf, Attributes> {
+    let mut found = tree(&bundle.join("rootfs"));
+    found.remove(Path::new(""));
+    found
 }
 
 /// A random part of a pull's time: one in each of `rounds` slices, and a little past the end.
@@ -54,8 +85,10 @@ async fn kill_at_any_moment_is_recovered_from() {
     let began = Instant::now();
     daemon.delivers(&reference, &guest.bundle("c0")).await;
     let whole = began.elapsed();
-    let expected = tree(&guest.bundle("c0").join("rootfs"));
-    assert_eq!(expected.len(), 6 * 52 + 2);
+    let expected = delivered(&guest.bundle("c0"));
+    // The noise, a directory with fifty files, and one in the common directory, which is one itself
+    // and has one hidden; the tool, and a hard link.
+    assert_eq!(expected.len(), 6 * (1 + 51 + 1) + 1 - 1 + 1 + 1);
     drop(daemon);
 
     for round in 0..rounds {
@@ -84,7 +117,7 @@ async fn kill_at_any_moment_is_recovered_from() {
             was_delivered || !answered,
             "{case}: an answered pull was undone"
         );
-        let found = tree(&bundle.join("rootfs"));
+        let found = delivered(&bundle);
         let differs = |name: &&PathBuf| found.get(*name) != expected.get(*name);
         let wrong: Vec<_> = found
             .keys()

@@ -27,7 +27,7 @@ pub(crate) fn noise(name: &str, words: u32) -> Layer {
 }
 
 /// How often the registry was asked for each layer of `image`.
-fn fetched(registry: &Hostile, image: &Image) -> Vec<usize> {
+pub(crate) fn fetched(registry: &Hostile, image: &Image) -> Vec<usize> {
     let requests = registry.requests();
     let layers = image.blobs.iter().skip(1);
     let times = |digest: &String| requests.iter().filter(|path| path.contains(digest)).count();
@@ -44,7 +44,7 @@ async fn pull_within(
     client.pull_within(reference, &bundle, deadline).await
 }
 
-fn spawn_pull(
+pub(crate) fn spawn_pull(
     daemon: &Daemon,
     reference: &str,
     bundle: &Path,
