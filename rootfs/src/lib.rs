@@ -5,9 +5,10 @@
 //! dropped, and only [`Unpacked`], which [`unpack`] returns once size, blob digest and `diff_id`
 //! all hold, lets [`Staging::commit`] rename it to where others see it.
 //!
-//! The crate is synchronous. Every file is reached from an open directory handle with
-//! `openat2(2)`; no name from an archive is ever resolved from a path. It needs Linux 5.8,
-//! a mounted `/proc`, and the privileges to set owners, devices and `trusted.*` attributes.
+//! The crate is synchronous. Every directory is reached from an open handle with `openat2(2)`, and
+//! what is in it by the last part of its name alone, without following a link; no name from an
+//! archive is ever resolved from a path. It needs Linux 5.8, a mounted `/proc`, and the privileges
+//! to set owners, devices and `trusted.*` attributes.
 //!
 //! # Extended attributes
 //!

@@ -1,9 +1,13 @@
 //! The blob around the archive: sizes, digests, and sources that misbehave.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use policy::{Algorithm, Digest};
 use rootfs::{Error, LimitKind};
+use rustix::process::Pid;
+use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::kit::{Blob, GZIP, PLAIN, Scratch, Tar, ZSTD, gzip};
 
@@ -35,6 +39,59 @@ fn unpacks_every_compression_and_digest() {
         let tree = scratch.unpack(&blob).unwrap();
         assert_eq!(tree.names(), ["dir", "dir/file", "link"]);
     }
+}
+
+/// eStargz and zstd:chunked: made to be fetched in pieces, and whole ones all the same.
+#[test]
+fn formats_for_lazy_pulling_are_plain_input() {
+    let scratch = Scratch::new();
+    let index = br#"{"version":1,"entries":[]}"#;
+    let with_index = Tar::new()
+        .dir("dir")
+        .file(".no.prefetch.landmark", b"\x0f")
+        .file("dir/file", &[7; 1500])
+        .symlink("link", "dir/file")
+        .file("stargz.index.json", index)
+        .end();
+    // A member for each block or so, the index in the last one, and a footer that says where.
+    let (content, end) = with_index.split_at(with_index.len() - 2048);
+    let mut estargz: Vec<u8> = content.chunks(512).flat_map(gzip).collect();
+    let offset = estargz.len();
+    estargz.extend(gzip(end));
+    estargz.extend(stargz_footer(offset));
+    let expected = scratch.unpack(&Blob::plain(with_index.clone())).unwrap();
+    let found = scratch.unpack(&Blob::new(estargz, GZIP, &with_index));
+    let found = found.unwrap();
+    assert_eq!(found.names().last(), Some(&"stargz.index.json"));
+    assert_eq!(found.lines, expected.lines);
+
+    // A frame for each block or so, and frames to be skipped: the index, and where that is.
+    let archive = archive();
+    let frame = |bytes: &[u8]| Blob::zstd(bytes).bytes;
+    let mut chunked: Vec<u8> = archive.chunks(512).flat_map(frame).collect();
+    chunked.extend(skippable(&frame(index)));
+    chunked.extend(skippable(&[0; 64]));
+    let expected = scratch.unpack(&Blob::plain(archive.clone())).unwrap();
+    let found = scratch.unpack(&Blob::new(chunked, ZSTD, &archive));
+    assert_eq!(found.unwrap().lines, expected.lines);
+}
+
+/// An empty member of gzip with the offset in an extra field (RFC 1952 section 2.3.1.1).
+fn stargz_footer(offset: usize) -> Vec<u8> {
+    let field = format!("{offset:016x}STARGZ");
+    let mut footer = b"\x1f\x8b\x08\x04\0\0\0\0\0\xff\x1a\0SG\x16\0".to_vec();
+    footer.extend(field.as_bytes());
+    // An empty block that is the last, and the checksum and length of nothing.
+    footer.extend(b"\x01\0\0\xff\xff\0\0\0\0\0\0\0\0");
+    assert_eq!(footer.len(), 51);
+    footer
+}
+
+/// A frame of zstd that means nothing to a decoder (RFC 8878 section 3.1.2).
+fn skippable(content: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(content.len()).unwrap();
+    let magic = 0x184D_2A50_u32;
+    [&magic.to_le_bytes(), &length.to_le_bytes(), content].concat()
 }
 
 #[test]
@@ -302,4 +359,61 @@ fn zstd_windows_are_held_to_128_mebibytes() {
             assert_eq!((allowed, found), (128 << 20, window));
         }
     }
+}
+
+/// A source that gives nothing until it is let go, and then its end.
+struct Held(mpsc::Receiver<()>);
+
+impl Read for Held {
+    fn read(&mut self, _buffer: &mut [u8]) -> io::Result<usize> {
+        assert_eq!(self.0.recv(), Err(mpsc::RecvError));
+        Ok(0)
+    }
+}
+
+#[test]
+fn each_stage_has_the_capabilities_that_it_needs_and_no_others() {
+    let needed = CapabilitySet::CHOWN
+        | CapabilitySet::DAC_OVERRIDE
+        | CapabilitySet::FOWNER
+        | CapabilitySet::FSETID
+        | CapabilitySet::MKNOD
+        | CapabilitySet::SETFCAP
+        | CapabilitySet::SYS_ADMIN;
+    let none = CapabilitySet::empty();
+    let stages = [("inflate", none), ("hash", none), ("write", needed)];
+    let blob = Blob::gzip(&archive());
+    let (first, rest) = blob.bytes.split_at(20);
+    let (release, held) = mpsc::channel();
+    let source = BufReader::new(first.chain(Held(held)).chain(rest));
+    std::thread::scope(|scope| {
+        let unpacking = scope.spawn(|| Scratch::new().unpack_from(&blob, source).map(drop));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        // Those of other tests may be just beginning; those of this one stay as they are.
+        while !stages.iter().all(|(stage, caps)| has_only(stage, *caps)) {
+            assert!(Instant::now() < deadline, "{:?}", capabilities_by_stage());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        drop(release);
+        unpacking.join().unwrap().unwrap();
+    });
+}
+
+fn has_only(stage: &str, expected: CapabilitySet) -> bool {
+    let all = capabilities_by_stage();
+    let mut of_stage = all.iter().filter(|(name, _)| name == stage).peekable();
+    of_stage.peek().is_some() && of_stage.all(|(_, found)| *found == expected)
+}
+
+/// What each thread of a pipeline in this process may do: effective and permitted together.
+fn capabilities_by_stage() -> Vec<(String, CapabilitySet)> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let stage = |task: std::fs::DirEntry| {
+        let name = std::fs::read_to_string(task.path().join("comm")).ok()?;
+        let stage = name.trim_end().strip_prefix("layer-")?.to_owned();
+        let id = task.file_name().to_str()?.parse().ok()?;
+        let sets = capabilities(Pid::from_raw(id)).ok()?;
+        Some((stage, sets.effective | sets.permitted))
+    };
+    tasks.filter_map(|task| stage(task.unwrap())).collect()
 }
