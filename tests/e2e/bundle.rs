@@ -389,25 +389,34 @@ async fn what_a_container_wrote_goes_with_it_at_the_next_pull() {
 #[tokio::test(flavor = "multi_thread")]
 async fn where_no_overlay_can_be_mounted_a_copy_is_delivered_if_that_is_configured() {
     let registry = Hostile::start().await;
-    let [lower, upper] = ["lower", "upper"].map(|name| {
-        let archive = Archive::new().file("name", name).file(name, "");
-        Layer::gzip(archive.directory("d/").symlink("link", "d"))
-    });
-    // Where the link leads is below, so that it is unpacked on top of the others.
-    let leaning = Layer::gzip(Archive::new().file("link/leaning", ""));
-    let layers = [lower, upper, leaning];
+    // The topmost leads through a link of another one, so that it is unpacked onto the two.
+    let layers = [
+        Archive::new().file("name", "lower").file("lower", ""),
+        Archive::new()
+            .file("name", "upper")
+            .directory("real/")
+            .symlink("link", "real"),
+        Archive::new().file("link/inside", "topmost"),
+    ]
+    .map(Layer::gzip);
     let reference = registry.push("app:1", &Image::of(layers).build());
     let mut guest = trusting_guest(&registry.host());
-    // No overlay can be mounted whose writable part is on another.
-    let parts = ["lowerdir", "upperdir", "workdir"].map(|part| {
-        let path = guest.path().join("tmp").join(part);
-        std::fs::create_dir(&path).unwrap();
-        format!("{part}={}", path.display())
-    });
+    // No overlay can be mounted of what is on one that has another below it.
+    let inside = |name: &str| guest.path().join("tmp").join(name).display().to_string();
+    for name in ["a", "b", "lower", "upper", "work"] {
+        std::fs::create_dir(inside(name)).unwrap();
+    }
     std::fs::create_dir(guest.work()).unwrap();
-    run(std::process::Command::new("mount")
-        .args(["-t", "overlay", "-o", &parts.join(","), "image-agent-e2e"])
-        .arg(guest.work()));
+    let mount = |options: String, place: &Path| {
+        run(std::process::Command::new("mount")
+            .args(["-t", "overlay", "-o", &options, "image-agent-e2e"])
+            .arg(place))
+    };
+    let (a, b, lower) = (inside("a"), inside("b"), inside("lower"));
+    mount(format!("lowerdir={a}:{b}"), Path::new(&lower));
+    let (upper, work) = (inside("upper"), inside("work"));
+    let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+    mount(options, &guest.work());
     let with = |settings: &kit::settings::Settings, key: &str| settings.clone().with(key, true);
     guest.settings = with(&guest.settings, "image_agent.danger_host_writable_store");
     let mut daemon = guest.start().await;
@@ -426,8 +435,8 @@ async fn where_no_overlay_can_be_mounted_a_copy_is_delivered_if_that_is_configur
     daemon.delivers(&reference, &guest.bundle("c3")).await;
     for (name, expected) in [("c1", "changed"), ("c2", "upper"), ("c3", "upper")] {
         assert_eq!(content(&guest.bundle(name), "name"), expected);
+        assert_eq!(content(&guest.bundle(name), "real/inside"), "topmost");
         assert!(guest.bundle(name).join("rootfs/lower").exists());
-        assert!(guest.bundle(name).join("rootfs/d/leaning").exists());
     }
     unmount(&rootfs, UnmountFlags::DETACH).unwrap();
     daemon.delivers(&reference, &guest.bundle("c4")).await;

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, Uid, XattrFlags,
-    chmodat, chownat, fchmod, fchown, fgetxattr, flistxattr, fsetxattr, fstat, futimens, linkat,
+    chmod, chownat, fchmod, fchown, fgetxattr, flistxattr, fsetxattr, fstat, futimens, linkat,
     mkdirat, mknodat, openat2, readlinkat, seek, statat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 
-use crate::handle::{PLAIN, create_file, names, open_directory};
+use crate::handle::{PLAIN, create_file, descriptor_path, names, open_directory};
 
 /// Makes `name` in `parent` a copy of the tree `from`: directories are new, everything in them is
 /// the same file under another name.
@@ -119,8 +119,10 @@ pub(crate) fn copy_file(
     let this = AtFlags::SYMLINK_NOFOLLOW;
     chownat(to, name, Some(owner.0), Some(owner.1), this)?;
     if !is_link {
-        // Nobody else can reach the directory, so that it is the node that was made here.
-        chmodat(to, name, mode, AtFlags::empty())?;
+        // By a handle of the node itself: a name could be a link's.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let node = openat2(to, name, flags, Mode::empty(), PLAIN)?;
+        chmod(descriptor_path(node.as_fd()), mode)?;
     }
     Ok(utimensat(to, name, &times(&stat), this)?)
 }
