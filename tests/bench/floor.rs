@@ -19,7 +19,6 @@ use crate::fault::{During, Fault};
 use crate::layer::hex;
 use crate::measure::{Invocation, sample};
 use crate::registry::{Registry, RemoteLayer};
-use crate::scratch::Scratch;
 use crate::tools::{Bench, on_path};
 
 /// The issue that set the targets states them for two processors; the bench runs on two.
@@ -77,7 +76,7 @@ impl Floor {
 
 /// Measures the floor of an image; `registry` is what serving this very run cost.
 pub(crate) fn measure(bench: &Bench<'_>, image: &str) -> Result<Floor, Fault> {
-    let scratch = Scratch::new(&bench.mountpoint)?;
+    let scratch = bench.scratch()?;
     let registry_before = bench.registry.cpu()?;
     let ledger = Ledger::new();
     // Modes are given at creation, as the archive states them.
@@ -130,7 +129,7 @@ fn inflate_with_igzip(
     {
         return Ok(None);
     }
-    let scratch = Scratch::new(&bench.mountpoint)?;
+    let scratch = bench.scratch()?;
     let mut invocations = Vec::new();
     for (number, layer) in layers.iter().enumerate() {
         let path = scratch.join(&format!("layer-{number}.gz"));

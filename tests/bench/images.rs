@@ -104,7 +104,7 @@ fn write_layout(recipe: &Recipe, blobs: &[Blob], layout: &Path) -> std::io::Resu
     });
     let media_type = match recipe.compression {
         Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
-        Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+        Compression::Zstd | Compression::ZstdWide => "application/vnd.oci.image.layer.v1.tar+zstd",
     };
     let layer =
         |blob: &Blob| json!({ "mediaType": media_type, "digest": blob.digest, "size": blob.size });

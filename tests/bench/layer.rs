@@ -79,6 +79,11 @@ fn compress(
     let content = Summing::new(match recipe.compression {
         Compression::Gzip => Compressor::Gzip(GzEncoder::new(blob, flate2::Compression::new(6))),
         Compression::Zstd => Compressor::Zstd(zstd::Encoder::new(blob, 3)?),
+        Compression::ZstdWide => {
+            let mut encoder = zstd::Encoder::new(blob, 3)?;
+            encoder.window_log(23)?;
+            Compressor::Zstd(encoder)
+        }
     });
     let mut archive = tar::Builder::new(BufWriter::with_capacity(256 * 1024, content));
     for (number, entry) in entries.iter().enumerate() {

@@ -13,6 +13,8 @@ pub(crate) const EDITION: u32 = 1;
 pub(crate) enum Compression {
     Gzip,
     Zstd,
+    /// With windows of 8 MiB, as its higher levels have them.
+    ZstdWide,
 }
 
 /// One image of the bench.
@@ -99,6 +101,7 @@ pub(crate) const RECIPES: &[Recipe] = &[
     recipe("medium", Compression::Gzip, true, 107, MEDIUM),
     recipe("large1", Compression::Gzip, true, 58, LARGE),
     recipe("zstd", Compression::Zstd, true, 107, MEDIUM),
+    recipe("zstd-wide", Compression::ZstdWide, true, 107, MEDIUM),
     recipe("many", Compression::Gzip, true, 107, MANY),
     recipe("many-zstd", Compression::Zstd, true, 107, MANY),
     recipe("large1-zstd", Compression::Zstd, false, 58, LARGE),

@@ -32,7 +32,20 @@ pub(crate) struct Bench<'a> {
     /// The public half of the key that signed the images.
     pub(crate) public_pem: &'a str,
     pub(crate) mountpoint: PathBuf,
+    /// Whether that is to be a directory of the disk that it is on.
+    pub(crate) on_disk: bool,
     pub(crate) agent: PathBuf,
+}
+
+impl Bench<'_> {
+    /// Where a run may write, as long as it lives.
+    pub(crate) fn scratch(&self) -> Result<Scratch, Fault> {
+        if self.on_disk {
+            Scratch::on_disk(&self.mountpoint)
+        } else {
+            Scratch::new(&self.mountpoint)
+        }
+    }
 }
 
 /// One pull, and what it left.
@@ -69,9 +82,9 @@ impl Tool {
         (!found).then_some(wanted)
     }
 
-    /// Pulls the image onto a fresh tmpfs.
+    /// Pulls the image onto a fresh scratch directory.
     pub(crate) fn pull(self, bench: &Bench<'_>, image: &str) -> Result<Pull, Fault> {
-        let scratch = Scratch::new(&bench.mountpoint)?;
+        let scratch = bench.scratch()?;
         let reference = bench.registry.reference(image);
         match self {
             Tool::ImageAgent => pull_with_agent(bench, &scratch, &reference),
@@ -130,7 +143,11 @@ image_security_policy_uri = "{policy}"
 [[image.registry_config.registry]]
 location = "{host}"
 insecure = true
+
+[image_agent]
+danger_host_writable_store = {on_disk}
 "#,
+        on_disk = bench.on_disk,
         store = scratch.join("store").display(),
         policy = file_uri(&policy),
     );
