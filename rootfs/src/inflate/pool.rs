@@ -30,7 +30,7 @@ impl Decoder {
             if let Some((context, window)) = pool.idle(window) {
                 break (Some(context), window);
             }
-            if pool.make_room(window.min(WINDOWS)) {
+            if pool.make_room(share(window)) {
                 break (DCtx::try_create(), window);
             }
             cancel.check()?;
@@ -63,10 +63,10 @@ impl Drop for Decoder {
     fn drop(&mut self) {
         let mut pool = lock();
         match self.context.take() {
-            Some(context) if self.window <= WINDOWS => pool.idle.push((context, self.window)),
+            Some(context) if self.window <= KEPT => pool.idle.push((context, self.window)),
             larger_or_none => {
                 drop(larger_or_none);
-                pool.room = pool.room.saturating_add(self.window.min(WINDOWS));
+                pool.room = pool.room.saturating_add(share(self.window));
             }
         }
         drop(pool);
@@ -97,11 +97,16 @@ impl Pool {
                 return false;
             };
             drop(decoder);
-            self.room = self.room.saturating_add(window);
+            self.room = self.room.saturating_add(share(window));
         }
         self.room = self.room.saturating_sub(bytes);
         true
     }
+}
+
+/// What a window takes of [`WINDOWS`].
+fn share(window: u64) -> u64 {
+    window.min(WINDOWS)
 }
 
 fn lock() -> MutexGuard<'static, Pool> {
@@ -116,6 +121,9 @@ static RETURNED: Condvar = Condvar::new();
 /// One window of the levels in common use and small ones beside it: two at a time cost memory and,
 /// with two processors that digest as well, bring hardly any time. A larger one has it all to itself.
 const WINDOWS: u64 = 3 << 20;
+/// The largest window that is kept for the next layer. Those of the highest levels of the format's
+/// own program have it, and would otherwise stay with the allocator once for every layer.
+const KEPT: u64 = 8 << 20;
 const BETWEEN_CHECKS: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
@@ -158,5 +166,12 @@ mod tests {
         assert!(pool.make_room(15));
         assert_eq!((pool.room, pool.idle.len()), (6, 0));
         assert!(!pool.make_room(7));
+        // One that had all to itself gives back no more than that.
+        let mut pool = Pool {
+            room: 0,
+            idle: vec![idle(KEPT)],
+        };
+        assert!(pool.make_room(1));
+        assert_eq!((pool.room, pool.idle.len()), (WINDOWS - 1, 0));
     }
 }
