@@ -27,7 +27,7 @@ pub fn signature_as_bundle(
         },
         "signature": encode_base64(&decode_base64(signature)?),
     });
-    bundle(found, "messageSignature", &content)
+    bundle(found, SIGNED_BYTES, &content)
 }
 
 /// An envelope, whatever evidence there is beside it.
@@ -64,7 +64,10 @@ fn bundle(
         let entries = json!([log_entry(entry)?]);
         material.insert("tlogEntries".to_owned(), entries);
     }
-    if let Some(stamp) = annotation(TIMESTAMP_ANNOTATION) {
+    // Beside an envelope cosign's is of all of it, where bundles have one of the signature: nothing
+    // that the engine could check.
+    let stamp = annotation(TIMESTAMP_ANNOTATION).filter(|_| kind == SIGNED_BYTES);
+    if let Some(stamp) = stamp {
         let json = Json::parse(stamp.as_bytes())?;
         let stamp = json.root().open_object()?;
         let stamp = stamp.required("SignedRFC3161Timestamp")?.string()?;
@@ -163,5 +166,6 @@ impl From<JsonError> for AttachedProblem {
     }
 }
 
+const SIGNED_BYTES: &str = "messageSignature";
 const TIMESTAMP_ANNOTATION: &str = "dev.sigstore.cosign/rfc3161timestamp";
 const MAX_CHAIN: usize = 8;

@@ -21,7 +21,9 @@ use serde_json::{Value, json};
 
 use crate::cosign::Key;
 
-pub use self::attach::{Attached, attestation_image, attestation_tag, fallback_tag, referrers};
+pub use self::attach::{
+    Attached, attestation_image, attestation_tag, fallback_tag, logged_attestation_image, referrers,
+};
 pub use self::bundle::{Bundle, Ceremony, MEDIA_TYPE};
 pub use self::identity::{GITHUB_ISSUER, Identity, IssuerForms};
 pub use self::log::Version;

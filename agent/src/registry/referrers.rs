@@ -4,7 +4,7 @@
 //! A list is a hint where to look and nothing else. What it says of an artefact's type and size may
 //! decide what is looked at first, never what is left out.
 
-use policy::{Digest, MAX_MANIFEST_BYTES, OCI_INDEX};
+use policy::{Digest, OCI_INDEX};
 use reqwest::header::{HeaderMap, LINK};
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
@@ -102,7 +102,7 @@ impl Source {
     /// What is listed under the tag for that, if it has come by then.
     pub(crate) async fn tagged_referrers(&self, subject: &Digest, until: Instant) -> Listing {
         let tag = fallback_tag(subject);
-        let served = timeout_at(until, self.manifest(&tag, MAX_MANIFEST_BYTES)).await;
+        let served = timeout_at(until, self.manifest(&tag, MAX_LIST_BYTES)).await;
         let wanted = || self.wanted_referrers(subject);
         let mut listing = Listing::default();
         listing.incomplete = match served {
@@ -129,7 +129,7 @@ impl Source {
         let mut url = self.url("referrers", &subject.to_string());
         let mut room = MAX_LIST_BYTES;
         for _ in 0..MAX_PAGES {
-            let limit = room.min(MAX_MANIFEST_BYTES);
+            let limit = room;
             let answer = self.get_small(url.clone(), Some(OCI_INDEX), wanted, limit);
             let answer = answer.await?;
             room = room.saturating_sub(answer.body.len());
@@ -255,7 +255,7 @@ const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 const CONTENT_HINT: &str = "dev.sigstore.bundle.content";
 /// Pages of one list; a registry that pages gives about a hundred entries with each.
 const MAX_PAGES: usize = 256;
-/// Bytes of one list: some 30,000 entries.
+/// Bytes of one list, be it in one page or under a tag: some 15,000 entries as cosign writes them.
 const MAX_LIST_BYTES: usize = 8 << 20;
 
 #[cfg(test)]

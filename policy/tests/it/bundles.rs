@@ -235,6 +235,66 @@ fn attestation_must_say_what_the_policy_wants() {
 }
 
 #[test]
+fn every_predicate_that_has_a_name_is_known_and_its_fields_are_compared() {
+    let owner = Signer::new();
+    let rows = [
+        (
+            "slsaprovenance",
+            "https://slsa.dev/provenance/v0.2",
+            "/builder/id",
+        ),
+        (
+            "slsaprovenance02",
+            "https://slsa.dev/provenance/v0.2",
+            "/builder/id",
+        ),
+        ("slsaprovenance1", SLSA, "/runDetails/builder/id"),
+        ("spdx", "https://spdx.dev/Document", "/packages/0/name"),
+        ("spdxjson", "https://spdx.dev/Document", "/packages/0/name"),
+        (
+            "cyclonedx",
+            "https://cyclonedx.org/bom",
+            "/components/0/name",
+        ),
+        ("openvex", "https://openvex.dev/ns", "/statements/0/status"),
+        (
+            "vuln",
+            "https://cosign.sigstore.dev/attestation/vuln/v1",
+            "/scanner/uri",
+        ),
+        (
+            "custom",
+            "https://cosign.sigstore.dev/attestation/v1",
+            "/Data",
+        ),
+    ];
+    for (name, uri, pointer) in rows {
+        // From the inside out: a number is a place in a list.
+        let predicate = pointer.rsplit('/').filter(|part| !part.is_empty());
+        let predicate = predicate.fold(json!("expected"), |inner, part| match part {
+            "0" => json!([inner]),
+            key => json!({key: inner}),
+        });
+        let mut statement = statement(uri, &predicate);
+        statement["_type"] = json!("https://in-toto.io/Statement/v0.1");
+        let evidence = with(&owner, &bundle(&owner, &statement));
+        for (value, expected) in [("expected", true), ("else", false)] {
+            let condition = json!({"pointer": pointer, "equals": value});
+            let wants = json!({"predicateType": name, "conditions": [condition]});
+            let answer = decide(&attested(&wants), image(), &evidence);
+            assert_eq!(answer.is_ok(), expected, "{name} {value}: {answer:?}");
+        }
+        // By another name it is none.
+        let other = if name == "custom" { "vuln" } else { "custom" };
+        let problem = problem(&attested(&json!({"predicateType": other})), &evidence);
+        assert!(
+            matches!(problem, SignatureProblem::PredicateType { .. }),
+            "{name}: {problem:?}"
+        );
+    }
+}
+
+#[test]
 fn envelope_beside_an_image_attests_as_a_bundle_does() {
     let owner = Signer::new();
     let payload = statement(SLSA, &json!({})).to_string();

@@ -1,13 +1,16 @@
 //! Attestations: what somebody says about an image, and whether that is enough.
 
 use kit::client::Code;
+use kit::cosign::Signature;
 use kit::image::Image;
 use kit::scene::KEY;
 use kit::sigstore::{
-    Attached, Bundle, Identity, Statement, attestation_image, attestation_tag, predicate,
+    Attached, Bundle, Identity, Sigstore, Statement, attestation_image, attestation_tag,
+    logged_attestation_image, predicate,
 };
 use serde_json::{Value, json};
 
+use super::evidence::{ISSUER, by_dev, dev};
 use super::{ROOT, Stage, stranger};
 use crate::{DENIED, assert_says};
 
@@ -116,4 +119,82 @@ async fn provenance_by_a_workflow_counts_and_is_no_signature() {
     let refusal = daemon.refuses(&reference, &stage.guest.bundle("c1")).await;
     let words = [DENIED, predicate::SLSA, predicate::SIGNATURE];
     assert_says("no signature", &refusal.message, &words);
+}
+
+/// What `cosign attest` 2 leaves under the tag for one who logs in.
+#[expect(clippy::too_many_lines, reason = "a table")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_beside_an_envelope_attests_as_one_in_a_bundle_does() {
+    type Make = fn(&Sigstore, &Statement) -> Signature;
+    let stage = Stage::set().await;
+    let daemon = stage.guest.start().await;
+    let rows: [(&str, Value, Make, &[&str]); 6] = [
+        (
+            "everything",
+            json!({}),
+            |services, statement| dev(services).sign_attestation(statement),
+            &[],
+        ),
+        (
+            "no log",
+            json!({}),
+            |services, statement| dev(services).without_log().sign_attestation(statement),
+            &["no entry of a transparency log"],
+        ),
+        (
+            "no certificate log",
+            json!({}),
+            |services, statement| {
+                let signer = dev(services).without_certificate_log();
+                signer.sign_attestation(statement)
+            },
+            &["SCT"],
+        ),
+        (
+            "a timestamp, which is of something else",
+            json!({"timestamp": true}),
+            |services, statement| dev(services).sign_attestation(statement),
+            &["no timestamp by an authority"],
+        ),
+        (
+            "somebody else",
+            json!({}),
+            |services, statement| {
+                let other = Identity::email("else@example.com", ISSUER);
+                services.ceremony(other).sign_attestation(statement)
+            },
+            &["else@example.com"],
+        ),
+        (
+            "the evidence of another one",
+            json!({}),
+            |services, statement| {
+                let other = dev(services).sign_attestation(statement);
+                Signature {
+                    evidence: other.evidence,
+                    ..dev(services).sign_attestation(statement)
+                }
+            },
+            &["does not count"],
+        ),
+    ];
+    for (case, evidence, make, words) in rows {
+        let image = Image::small(case);
+        let reference = stage.push("team/app:1", &image).await;
+        let statement = Statement::slsa(&image.digest(), BUILDER, SOURCE);
+        let attestation = logged_attestation_image([make(&stage.services, &statement)]);
+        let tag = format!("team/app:{}", attestation_tag(&image.digest()));
+        stage.scene.registry.push(&tag, &attestation).await;
+        let mut requirement = by_dev(&evidence);
+        requirement["type"] = "attestedBy".into();
+        requirement["predicateType"] = predicate::SLSA.into();
+        stage.demand(&requirement);
+        if words.is_empty() {
+            stage.delivers(&daemon, case, &reference).await;
+            continue;
+        }
+        let refusal = daemon.refuses(&reference, &stage.guest.bundle("c1")).await;
+        assert_says(case, &refusal.message, &[DENIED]);
+        assert_says(case, &refusal.message, words);
+    }
 }

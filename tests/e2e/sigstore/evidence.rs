@@ -203,6 +203,30 @@ async fn timestamp_that_nobody_can_check_and_nobody_demands_does_no_harm() {
     stage.judge(cases).await;
 }
 
+/// A private Sigstore that has no log or no certificate log, which is named in the policy, and a root
+/// that stands in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_without_a_service_is_enough_where_that_is_switched_off() {
+    type Change = for<'a> fn(Ceremony<'a>) -> Ceremony<'a>;
+    let stage = Stage::set().await;
+    let rows: [(&str, &str, Change); 2] = [
+        ("tlogs", "tlog", |one| one.without_log()),
+        ("ctlogs", "sct", |one| one.without_certificate_log()),
+    ];
+    for (list, switch, change) in rows {
+        let mut root = stage.services.trusted_root();
+        root[list] = json!([]);
+        let mut off = case(list, &json!({switch: false}), change, &[]);
+        off.requirement["trustedRoot"] = root.clone();
+        let mut demanded = by_dev(&json!({}));
+        demanded["trustedRoot"] = root;
+        stage.judge(vec![off]).await;
+        let document = json!({"default": [demanded]}).to_string();
+        let error = policy::Policy::parse(document.as_bytes()).unwrap_err();
+        assert_says(list, &error.to_string(), &[list, switch]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whom_a_certificate_names_is_compared_whole() {
     let stage = Stage::set().await;

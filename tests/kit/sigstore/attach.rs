@@ -139,6 +139,16 @@ pub fn attestation_image<'a>(bundles: impl IntoIterator<Item = &'a Bundle>) -> I
     artefact(&manifest, blobs)
 }
 
+/// The same of envelopes with evidence beside them.
+pub fn logged_attestation_image(attestations: impl IntoIterator<Item = Signature>) -> Image {
+    let attachment = signature_image(attestations);
+    let mut manifest: Value = serde_json::from_slice(&attachment.manifest).expect("our JSON");
+    for layer in manifest["layers"].as_array_mut().expect("a list") {
+        layer["mediaType"] = "application/vnd.dsse.envelope.v1+json".into();
+    }
+    artefact(&manifest, attachment.blobs)
+}
+
 /// The tag under which referrers are listed where a registry has no list of its own.
 pub fn fallback_tag(digest: &str) -> String {
     digest.replace(':', "-")

@@ -218,6 +218,33 @@ impl<'a> Ceremony<'a> {
         }
     }
 
+    /// The envelope of a statement with the annotations that cosign 2 writes.
+    pub fn sign_attestation(&self, statement: &Statement) -> Signature {
+        let bundle = self.sign(statement);
+        let envelope = bundle.json["dsseEnvelope"].to_string();
+        let material = &bundle.json["verificationMaterial"];
+        let leaf = material["certificate"]["rawBytes"].as_str();
+        let leaf = leaf.expect("a text").as_bytes().chunks(64);
+        let lines = leaf.map(|line| String::from_utf8_lossy(line).into_owned() + "\n");
+        let lines: String = lines.collect();
+        let pem = format!("-----BEGIN CERTIFICATE-----\n{lines}-----END CERTIFICATE-----\n");
+        let mut evidence = vec![(CERTIFICATE, pem), (CHAIN, self.services.chain_pem())];
+        if let Some(entry) = material["tlogEntries"].get(0) {
+            evidence.push((BUNDLE, legacy_entry(entry).to_string()));
+        }
+        if self.timestamp {
+            // Of all of it, and not of the signature alone.
+            let stamp = self.services.clock.stamp(envelope.as_bytes(), self.signed);
+            let stamp = json!({"SignedRFC3161Timestamp": STANDARD.encode(stamp)});
+            evidence.push((TIMESTAMP, stamp.to_string()));
+        }
+        Signature {
+            payload: envelope.into_bytes().into(),
+            annotation: String::new(),
+            evidence,
+        }
+    }
+
     fn holder(&self) -> Holder {
         let log = self
             .certificate_log
