@@ -40,18 +40,26 @@ async fn ten_thousand_referrers_hide_nothing_that_is_within_the_limits() {
     let good = stage.attached(&image);
     stage.store("team/app", std::slice::from_ref(&good)).await;
     let daemon = stage.guest.start().await;
-    let list = |entries: Vec<Value>| {
-        let list = Referrers::paged(100).list(&image.digest(), entries);
+    let list_in_pages = |of: usize, entries: Vec<Value>| {
+        let list = Referrers::paged(of).list(&image.digest(), entries);
         stage.front.set_referrers(Some(list));
     };
+    let list = |entries| list_in_pages(100, entries);
 
     // What is listed as something else, or is larger, is looked at later.
     let mut entries = noise(10_000, 50_000);
     entries.push(good.entry());
-    list(entries);
+    list(entries.clone());
     stage
         .delivers(&daemon, "smaller than the others", &reference)
         .await;
+    // In one page, with as much to each entry as cosign writes.
+    for entry in &mut entries {
+        entry["annotations"] = json!({"org.example.note": "x".repeat(250)});
+    }
+    assert!(json!(entries).to_string().len() > 5_000_000);
+    list_in_pages(20_000, entries);
+    stage.delivers(&daemon, "in one page", &reference).await;
     let mut entries = noise(10_000, 10);
     for entry in &mut entries {
         entry["artifactType"] = "application/spdx+json".into();
