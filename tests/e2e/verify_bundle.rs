@@ -599,3 +599,100 @@ fn mistakes_on_the_command_line_are_no_refusals() {
     assert_eq!(desk.run(&["--help"]), (VERIFIED, String::new()));
     assert!(Path::new(&program()).is_file());
 }
+
+/// Where the engine's source is, which comes with bundles that others have made and signed with the
+/// public services.
+fn engine() -> PathBuf {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--locked"])
+        .output()
+        .unwrap();
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut packages = metadata["packages"].as_array().unwrap().iter();
+    let engine = packages.find(|package| package["name"] == "sigstore-verify");
+    let manifest = engine.unwrap()["manifest_path"].as_str().unwrap();
+    Path::new(manifest).with_file_name("test_data")
+}
+
+/// The roots of both public instances that are built in, both versions of the log, bundles of three
+/// versions, blobs and statements, and a key.
+#[test]
+fn bundles_of_the_public_services_are_verified_and_by_nobody_else() {
+    let samples = engine();
+    let github = "https://github.com/login/oauth";
+    let actions = "https://token.actions.githubusercontent.com";
+    let workflow = "https://github.com/prefix-dev/sigstore-example/.github/workflows/action.yaml@refs/heads/main";
+    let conda = "bundles/signed-package-2.1.0-hb0f4dca_0.conda";
+    let rows: [(&[&str], &str, &str, &str, &str); 4] = [
+        (
+            &[],
+            "bundles/cosign-v3-blob.sigstore.json",
+            "w.vollprecht@gmail.com",
+            github,
+            "bundles/cosign-v3-blob.txt",
+        ),
+        (
+            &[],
+            "bundles/conda-attestation.sigstore.json",
+            workflow,
+            actions,
+            conda,
+        ),
+        (
+            &["--staging"],
+            "bundles/conda-attestation-rekor2.sigstore.json",
+            "jku@goto.fi",
+            github,
+            conda,
+        ),
+        (
+            &["--staging"],
+            "upstream/sigstore-python/staging-rekor-v2.txt.sigstore.json",
+            "jku@goto.fi",
+            github,
+            "upstream/sigstore-python/staging-rekor-v2.txt",
+        ),
+    ];
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(program());
+        command.arg("verify-bundle").args(arguments);
+        command
+            .current_dir(&samples)
+            .output()
+            .unwrap()
+            .status
+            .code()
+    };
+    for (instance, bundle, identity, issuer, artifact) in rows {
+        let by = |identity, issuer, artifact| {
+            let bundle = ["--bundle", bundle, "--certificate-identity", identity];
+            let issuer = ["--certificate-oidc-issuer", issuer, artifact];
+            run(&[instance, &bundle, &issuer].concat())
+        };
+        assert_eq!(by(identity, issuer, artifact), Some(VERIFIED), "{bundle}");
+        assert_eq!(
+            by("else@example.com", issuer, artifact),
+            Some(REFUSED),
+            "{bundle}"
+        );
+        assert_eq!(
+            by(identity, "https://else.example", artifact),
+            Some(REFUSED),
+            "{bundle}"
+        );
+        assert_eq!(
+            by(identity, issuer, "managed-key/artifact.txt"),
+            Some(REFUSED),
+            "{bundle}"
+        );
+    }
+    let key = [
+        "--bundle",
+        "managed-key/bundle.sigstore.json",
+        "--key",
+        "managed-key/key.pub",
+    ];
+    let by_key = |artifact| run(&[key.as_slice(), &[artifact]].concat());
+    assert_eq!(by_key("managed-key/artifact.txt"), Some(VERIFIED));
+    assert_eq!(by_key(conda), Some(REFUSED));
+}
