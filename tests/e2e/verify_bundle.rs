@@ -616,6 +616,7 @@ fn engine() -> PathBuf {
 
 /// The roots of both public instances that are built in, both versions of the log, bundles of three
 /// versions, blobs and statements, and a key.
+#[expect(clippy::too_many_lines, reason = "a table")]
 #[test]
 fn bundles_of_the_public_services_are_verified_and_by_nobody_else() {
     let samples = engine();
