@@ -3,11 +3,12 @@
 use std::io::{self, BufRead, Read};
 
 use bytes::{Buf as _, Bytes};
-use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::mpsc::{Permit, Receiver, Sender, channel};
 
-/// A pipe for one blob. It holds at most a few network reads; a slow unpacker slows the network.
+/// A pipe for one blob. It holds at most two network reads, the one that is being unpacked and the
+/// next; a slow unpacker slows the network.
 pub(crate) fn blob_channel() -> (BlobSender, BlobReader) {
-    let (sender, receiver) = channel(PIECES_UNDER_WAY);
+    let (sender, receiver) = channel(1);
     (
         BlobSender(sender),
         BlobReader {
@@ -41,13 +42,23 @@ enum Piece {
 #[derive(Debug)]
 pub(crate) struct NobodyListens;
 
+/// The right to hand on one piece at once.
+#[derive(Debug)]
+pub(crate) struct Room<'sender>(Permit<'sender, Piece>);
+
+impl Room<'_> {
+    /// Hands it on.
+    pub(crate) fn fill(self, bytes: Bytes) {
+        self.0.send(Piece::Bytes(bytes));
+    }
+}
+
 impl BlobSender {
-    /// Hands on one piece; waits while the unpacker is behind.
-    pub(crate) async fn send(&self, bytes: Bytes) -> Result<(), NobodyListens> {
-        self.0
-            .send(Piece::Bytes(bytes))
-            .await
-            .map_err(|_gone| NobodyListens)
+    /// Waits while the unpacker is behind. Whoever reads from the network only when there is room
+    /// holds nothing meanwhile.
+    pub(crate) async fn room(&self) -> Result<Room<'_>, NobodyListens> {
+        let permit = self.0.reserve().await;
+        permit.map(Room).map_err(|_gone| NobodyListens)
     }
 
     /// Marks the end of the blob.
@@ -60,6 +71,8 @@ impl BlobSender {
 impl BufRead for BlobReader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.piece.is_empty() && !self.finished {
+            // Even an empty one would keep what it was cut from.
+            self.piece = Bytes::new();
             match self.receiver.blocking_recv() {
                 Some(Piece::Bytes(bytes)) => self.piece = bytes,
                 Some(Piece::End) => self.finished = true,
@@ -87,8 +100,6 @@ impl Read for BlobReader {
 #[error("the fetch of the blob stopped before its end")]
 struct FetchStopped;
 
-const PIECES_UNDER_WAY: usize = 2;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,10 +114,8 @@ mod tests {
         let (sender, reader) = blob_channel();
         let reading = tokio::task::spawn_blocking(move || read_all(reader));
         for piece in ["one ", "", "two"] {
-            sender
-                .send(Bytes::from_static(piece.as_bytes()))
-                .await
-                .unwrap();
+            let room = sender.room().await.unwrap();
+            room.fill(Bytes::from_static(piece.as_bytes()));
         }
         sender.finish().await;
         assert_eq!(reading.await.unwrap().unwrap(), b"one two");
@@ -116,7 +125,8 @@ mod tests {
     async fn dropped_sender_is_an_error_and_not_an_end() {
         let (sender, reader) = blob_channel();
         let reading = tokio::task::spawn_blocking(move || read_all(reader));
-        sender.send(Bytes::from_static(b"half")).await.unwrap();
+        let room = sender.room().await.unwrap();
+        room.fill(Bytes::from_static(b"half"));
         drop(sender);
         let error = reading.await.unwrap().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
@@ -126,9 +136,6 @@ mod tests {
     async fn dropped_reader_stops_the_sender() {
         let (sender, reader) = blob_channel();
         drop(reader);
-        assert!(matches!(
-            sender.send(Bytes::from_static(b"x")).await,
-            Err(NobodyListens)
-        ));
+        assert!(matches!(sender.room().await, Err(NobodyListens)));
     }
 }

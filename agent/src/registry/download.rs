@@ -84,6 +84,9 @@ impl Download {
         let mut surplus = self.surplus(&response)?;
         let mut pace = Pace::default();
         loop {
+            let Ok(room) = sender.room().await else {
+                return Ok(Ended::NobodyListens);
+            };
             let begun = Instant::now();
             let mut chunk = match http::next_chunk(&mut response, &self.wanted).await {
                 Ok(Some(chunk)) => chunk,
@@ -113,9 +116,7 @@ impl Download {
             if reached > self.size {
                 return Err(self.wrong_size(reached));
             }
-            if sender.send(chunk).await.is_err() {
-                return Ok(Ended::NobodyListens);
-            }
+            room.fill(chunk);
             self.offset = reached;
             progress(count);
         }
@@ -250,7 +251,8 @@ mod tests {
         let (sender, mut reader) = blob_channel();
         let wanted = Wanted::blob("registry.example", "app", "sha256:0");
         let mut download = Download::new(wanted, 10, IDLE);
-        sender.send(Bytes::from_static(&BLOB[..had])).await.unwrap();
+        let room = sender.room().await.unwrap();
+        room.fill(Bytes::from_static(&BLOB[..had]));
         download.offset = u64::try_from(had).unwrap();
         let reading = tokio::task::spawn_blocking(move || {
             let mut bytes = Vec::new();
