@@ -2,8 +2,9 @@
 
 use std::io::{self, BufRead, Read};
 use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TryRecvError};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use thiserror::Error;
 
@@ -13,21 +14,33 @@ use crate::error::Error;
 /// of them still fit in the cache of a core.
 pub(crate) const CHUNK: usize = 128 << 10;
 
-/// A connection that holds at most `chunks` buffers, at least two, full and empty together.
-pub(crate) fn channel(chunks: usize) -> (Sink, Source) {
-    let (full, filled) = mpsc::sync_channel(chunks.saturating_add(1));
+/// How many buffers a connection holds, full and empty together.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Depth {
+    /// So many there are whatever other layers hold: at least two, and one more for a stage in
+    /// between.
+    pub(crate) least: usize,
+    /// So many if other layers leave them to it.
+    pub(crate) most: usize,
+}
+
+/// A connection of two stages.
+pub(crate) fn channel(depth: Depth) -> (Sink, Source) {
+    let (full, filled) = mpsc::sync_channel(depth.most.saturating_add(1));
     let (empty, emptied) = mpsc::channel();
+    let held = Arc::new(AtomicUsize::new(0));
     let sink = Sink {
         full,
         emptied,
         ready: Vec::new(),
-        unmade: chunks,
+        depth,
+        held: Arc::clone(&held),
     };
     let source = Source {
         filled,
         empty,
         used: Vec::new(),
-        batch: chunks.div_ceil(2),
+        held,
         chunk: Chunk::default(),
         position: 0,
         passed: 0,
@@ -36,11 +49,10 @@ pub(crate) fn channel(chunks: usize) -> (Sink, Source) {
     (sink, source)
 }
 
-/// A connection with a stage in between that sees all bytes and changes none. It holds at most
-/// `chunks` buffers, at least three.
-pub(crate) fn relayed_channel(chunks: usize) -> (Sink, Relay, Source) {
-    let (sink, mut source) = channel(chunks);
-    let (full, filled) = mpsc::sync_channel(chunks.saturating_add(1));
+/// A connection with a stage in between that sees all bytes and changes none.
+pub(crate) fn relayed_channel(depth: Depth) -> (Sink, Relay, Source) {
+    let (sink, mut source) = channel(depth);
+    let (full, filled) = mpsc::sync_channel(depth.most.saturating_add(1));
     let filled = mem::replace(&mut source.filled, filled);
     (sink, Relay { filled, full }, source)
 }
@@ -51,21 +63,32 @@ pub(crate) struct Sink {
     full: SyncSender<Message>,
     emptied: Receiver<Vec<Buffer>>,
     ready: Vec<Buffer>,
-    unmade: usize,
+    depth: Depth,
+    /// Buffers of this connection, wherever they are.
+    held: Arc<AtomicUsize>,
 }
 
 impl Sink {
     /// An empty buffer, as soon as there is one. Its content is whatever it was.
     pub(crate) fn buffer(&mut self) -> Result<Buffer, Error> {
-        if let Some(buffer) = self.ready.pop() {
-            return Ok(buffer);
+        loop {
+            if self.ready.is_empty() {
+                self.ready = self.emptied.try_recv().unwrap_or_default();
+            }
+            let held = self.held.load(Relaxed);
+            if let Some(buffer) = self.ready.pop() {
+                if !pool().wants_back(held, self.depth) {
+                    return Ok(buffer);
+                }
+                drop(buffer);
+                self.held.store(held.saturating_sub(1), Relaxed);
+            } else if pool().grants(held, self.depth) {
+                self.held.store(held.saturating_add(1), Relaxed);
+                return Ok(Buffer::take());
+            } else {
+                self.ready = self.emptied.recv().map_err(|mpsc::RecvError| gone())?;
+            }
         }
-        if let Some(unmade) = self.unmade.checked_sub(1) {
-            self.unmade = unmade;
-            return Ok(Buffer::take());
-        }
-        self.ready = self.emptied.recv().map_err(|mpsc::RecvError| gone())?;
-        self.ready.pop().ok_or_else(gone)
     }
 
     /// Passes on the first `filled` bytes of a buffer.
@@ -120,10 +143,10 @@ impl Relay {
 pub(crate) struct Source {
     filled: Receiver<Message>,
     empty: Sender<Vec<Buffer>>,
-    /// Buffers to be given back. They go several at a time, so that a stage that is the faster one
-    /// is woken to do more than one chunk.
+    /// Buffers to be given back. They go by halves of all there are, so that a stage that is the
+    /// faster one is woken to do more than one chunk.
     used: Vec<Buffer>,
-    batch: usize,
+    held: Arc<AtomicUsize>,
     chunk: Chunk,
     position: usize,
     passed: u64,
@@ -145,7 +168,7 @@ impl Source {
         self.position = 0;
         let chunk = mem::take(&mut self.chunk);
         self.used.extend(Some(chunk.buffer).filter(Buffer::is_real));
-        if self.used.len() >= self.batch {
+        if self.used.len() >= self.held.load(Relaxed).div_ceil(2) {
             self.give_back();
         }
         let message = match self.filled.try_recv() {
@@ -240,8 +263,11 @@ pub(crate) struct Buffer(Vec<u8>);
 
 impl Buffer {
     fn take() -> Self {
-        let pooled = POOL.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        Self(pooled.unwrap_or_else(|| vec![0; CHUNK]))
+        let mut pool = pool();
+        pool.used = pool.used.saturating_add(1);
+        let idle = pool.idle.pop();
+        drop(pool);
+        Self(idle.unwrap_or_else(|| vec![0; CHUNK]))
     }
 
     /// Whether it is more than the place of one.
@@ -258,21 +284,83 @@ impl AsMut<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.is_real() && pool.len() < POOLED {
-            pool.push(mem::take(&mut self.0));
+        if self.is_real() {
+            pool().take_back(mem::take(&mut self.0));
         }
     }
 }
 
-static POOL: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
-/// Buffers kept while nobody needs them, 4.5 MiB: those of as many layers as are unpacked at a
-/// time by default.
-const POOLED: usize = 36;
+/// While it lives, no layer holds more buffers than its least: something else needs the memory.
+#[derive(Debug)]
+pub(crate) struct Frugality(());
+
+impl Frugality {
+    pub(crate) fn begin() -> Self {
+        let mut pool = pool();
+        pool.frugalities = pool.frugalities.saturating_add(1);
+        Self(())
+    }
+}
+
+impl Drop for Frugality {
+    fn drop(&mut self) {
+        let mut pool = pool();
+        pool.frugalities = pool.frugalities.saturating_sub(1);
+    }
+}
+
+/// The buffers of the process.
+struct Pool {
+    /// Those that a connection holds.
+    used: usize,
+    idle: Vec<Vec<u8>>,
+    frugalities: usize,
+}
+
+impl Pool {
+    /// Whether a connection that holds so many may have one more.
+    fn grants(&self, held: usize, depth: Depth) -> bool {
+        let is_spare = self.frugalities == 0 && self.used < SHARED;
+        held < depth.least || is_spare && held < depth.most
+    }
+
+    /// Whether a connection that holds so many must give one back, because others came since.
+    fn wants_back(&self, held: usize, depth: Depth) -> bool {
+        let is_short = self.frugalities > 0 || self.used > SHARED;
+        held > depth.least && is_short
+    }
+
+    fn take_back(&mut self, buffer: Vec<u8>) {
+        self.used = self.used.saturating_sub(1);
+        if self.used.saturating_add(self.idle.len()) < SHARED {
+            self.idle.push(buffer);
+        }
+    }
+}
+
+fn pool() -> MutexGuard<'static, Pool> {
+    POOL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+static POOL: Mutex<Pool> = Mutex::new(Pool {
+    used: 0,
+    idle: Vec::new(),
+    frugalities: 0,
+});
+/// Buffers that are kept when nobody needs them, and up to which a layer may have more than its
+/// least, 4.5 MiB: the least of as many layers as are unpacked at a time by default.
+const SHARED: usize = 36;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const fn exactly(depth: usize) -> Depth {
+        Depth {
+            least: depth,
+            most: depth,
+        }
+    }
 
     fn send_numbers(mut sink: Sink) {
         for number in 0..50_u8 {
@@ -290,7 +378,7 @@ mod tests {
 
     #[test]
     fn passes_all_bytes_in_few_buffers() {
-        let (sink, mut source) = channel(2);
+        let (sink, mut source) = channel(exactly(2));
         let sender = std::thread::spawn(move || send_numbers(sink));
         let mut bytes = Vec::new();
         source.read_to_end(&mut bytes).unwrap();
@@ -300,8 +388,41 @@ mod tests {
     }
 
     #[test]
+    fn a_layer_has_more_buffers_while_others_leave_them_to_it() {
+        let depth = Depth { least: 8, most: 32 };
+        let pool = |used, frugalities| Pool {
+            used,
+            idle: Vec::new(),
+            frugalities,
+        };
+        for (used, frugalities, held, grants, wants_back) in [
+            (4, 0, 0, true, false),
+            (12, 0, 8, true, false),
+            (35, 0, 31, true, false),
+            (35, 0, 32, false, false),
+            (36, 0, 31, false, false),
+            (37, 0, 31, false, true),
+            (60, 0, 7, true, false),
+            (60, 0, 8, false, false),
+            (12, 1, 8, false, false),
+            (12, 1, 9, false, true),
+            (12, 1, 7, true, false),
+        ] {
+            let row = (used, frugalities, held);
+            let pool = pool(used, frugalities);
+            assert_eq!(pool.grants(held, depth), grants, "{row:?}");
+            assert_eq!(pool.wants_back(held, depth), wants_back, "{row:?}");
+        }
+        let mut pool = pool(SHARED + 1, 0);
+        for _ in 0..=SHARED {
+            pool.take_back(vec![0; CHUNK]);
+        }
+        assert_eq!((pool.used, pool.idle.len()), (0, SHARED));
+    }
+
+    #[test]
     fn a_stage_in_between_sees_all_bytes() {
-        let (sink, relay, mut source) = relayed_channel(3);
+        let (sink, relay, mut source) = relayed_channel(exactly(3));
         let sender = std::thread::spawn(move || send_numbers(sink));
         let between = std::thread::spawn(move || {
             let mut seen = Vec::new();
@@ -318,7 +439,7 @@ mod tests {
 
     #[test]
     fn a_sink_dropped_without_finishing_is_no_end_of_stream() {
-        let (mut sink, mut source) = channel(2);
+        let (mut sink, mut source) = channel(exactly(2));
         let buffer = sink.buffer().unwrap();
         sink.send(buffer, 10).unwrap();
         drop(sink);
@@ -329,7 +450,7 @@ mod tests {
 
     #[test]
     fn a_stage_in_between_that_fails_ends_both_sides() {
-        let (mut sink, relay, mut source) = relayed_channel(3);
+        let (mut sink, relay, mut source) = relayed_channel(exactly(3));
         let buffer = sink.buffer().unwrap();
         sink.send(buffer, 10).unwrap();
         sink.finish().unwrap();
@@ -341,7 +462,7 @@ mod tests {
         assert!(is_peer_gone(&error), "{error:?}");
         assert_eq!(bytes.len(), 10);
 
-        let (mut sink, relay, _source) = relayed_channel(3);
+        let (mut sink, relay, _source) = relayed_channel(exactly(3));
         let buffer = sink.buffer().unwrap();
         drop(relay);
         assert!(is_peer_gone(&sink.send(buffer, 1).unwrap_err()));
@@ -349,7 +470,7 @@ mod tests {
 
     #[test]
     fn a_source_dropped_ends_the_sink() {
-        let (mut sink, source) = channel(1);
+        let (mut sink, source) = channel(exactly(1));
         let buffer = sink.buffer().unwrap();
         sink.send(buffer, 1).unwrap();
         let waiting = std::thread::spawn(move || sink.buffer().unwrap_err());

@@ -99,8 +99,10 @@ mod tests {
     use flate2::write::GzEncoder;
 
     use super::*;
-    use crate::chunks::{self, is_peer_gone};
+    use crate::chunks::{self, Depth, is_peer_gone};
     use crate::limits::{LimitKind, Limits};
+
+    const TWO: Depth = Depth { least: 2, most: 2 };
 
     /// Decompresses `blob`, handed over in pieces of `piece` bytes.
     fn run(blob: &[u8], compression: Compression, piece: usize) -> Result<Vec<u8>, Error> {
@@ -113,8 +115,8 @@ mod tests {
         piece: usize,
         limits: &Limits,
     ) -> Result<Vec<u8>, Error> {
-        let (mut blob_sink, blob_source) = chunks::channel(2);
-        let (content_sink, mut content_source) = chunks::channel(2);
+        let (mut blob_sink, blob_source) = chunks::channel(TWO);
+        let (content_sink, mut content_source) = chunks::channel(TWO);
         std::thread::scope(|scope| {
             let reader = scope.spawn(move || {
                 for piece in blob.chunks(piece) {

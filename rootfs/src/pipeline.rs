@@ -9,7 +9,7 @@ use rustix::thread::CapabilitySet;
 
 use crate::apply::{Writer, Written};
 use crate::cancel::Cancel;
-use crate::chunks::{self, CHUNK, Relay, Sink, Source, is_peer_gone};
+use crate::chunks::{self, CHUNK, Depth, Relay, Sink, Source, is_peer_gone};
 use crate::dir::Dir;
 use crate::error::Error;
 use crate::inflate::inflate;
@@ -23,8 +23,8 @@ use crate::unpacked::Unpacked;
 /// Unpacks an approved layer from `blob` into the staging directory `into`.
 ///
 /// Reading and hashing the blob happens on the calling thread; decompressing it, hashing the
-/// content and writing the files on three others, with 1.5 MiB of buffers between them. Nothing
-/// compressed is stored.
+/// content and writing the files on three others, with 1.5 MiB of buffers between them, and up to 3 MiB
+/// more while few layers are unpacked. Nothing compressed is stored.
 ///
 /// When a stage fails or `cancel` is requested, the others end at their next step. The one thing
 /// that can delay that is a `blob` whose `fill_buf` does not return: its owner must give it a
@@ -239,7 +239,8 @@ fn join<T>(stage: ScopedJoinHandle<'_, T>) -> T {
 }
 
 /// Compressed chunks under way, 512 KiB.
-const BLOB_CHUNKS: usize = 4;
-/// Decompressed chunks under way, 1 MiB: writing goes in fits and starts, and of few large chunks
-/// every stage would hold one while none is left to wait for the slowest.
-const CONTENT_CHUNKS: usize = 8;
+const BLOB_CHUNKS: Depth = Depth { least: 4, most: 4 };
+/// Decompressed chunks under way, 1 to 4 MiB. Writing goes in fits and starts, of few large chunks
+/// every stage would hold one while none is left to wait for the slowest, and a stage waits for a
+/// processor as long as others need to hash 1 MiB.
+const CONTENT_CHUNKS: Depth = Depth { least: 8, most: 32 };

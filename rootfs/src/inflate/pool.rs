@@ -8,6 +8,7 @@ use policy::Compression;
 use zstd::zstd_safe::{DCtx, ResetDirective};
 
 use crate::cancel::Cancel;
+use crate::chunks::Frugality;
 use crate::error::Error;
 
 /// A decoder, with the right to a window.
@@ -20,6 +21,8 @@ pub(super) struct Decoder {
     /// Always there until it is dropped.
     context: Option<DCtx<'static>>,
     window: u64,
+    /// One that has all the windows' memory and more leaves no more than the least to others.
+    _frugality: Option<Frugality>,
 }
 
 impl Decoder {
@@ -38,7 +41,11 @@ impl Decoder {
             (pool, _) = waited.unwrap_or_else(PoisonError::into_inner);
         };
         drop(pool);
-        let mut decoder = Self { context, window };
+        let mut decoder = Self {
+            context,
+            window,
+            _frugality: (window > WINDOWS).then(Frugality::begin),
+        };
         let fresh = decoder
             .context()
             .and_then(|context| context.reset(ResetDirective::SessionOnly).ok());
