@@ -348,7 +348,7 @@ static POOL: Mutex<Pool> = Mutex::new(Pool {
     frugalities: 0,
 });
 /// Buffers that are kept when nobody needs them, and up to which a layer may have more than its
-/// least, 4.5 MiB: the least of as many layers as are unpacked at a time by default.
+/// least: 4.5 MiB, 1.5 for each of as many layers as are unpacked at a time by default.
 const SHARED: usize = 36;
 
 #[cfg(test)]

@@ -23,8 +23,8 @@ use crate::unpacked::Unpacked;
 /// Unpacks an approved layer from `blob` into the staging directory `into`.
 ///
 /// Reading and hashing the blob happens on the calling thread; decompressing it, hashing the
-/// content and writing the files on three others, with 1.5 MiB of buffers between them, and up to 3 MiB
-/// more while few layers are unpacked. Nothing compressed is stored.
+/// content and writing the files on three others, with 1.25 MiB of buffers between them, and up to
+/// 3.25 MiB more while few layers are unpacked. Nothing compressed is stored.
 ///
 /// When a stage fails or `cancel` is requested, the others end at their next step. The one thing
 /// that can delay that is a `blob` whose `fill_buf` does not return: its owner must give it a
@@ -238,8 +238,8 @@ fn join<T>(stage: ScopedJoinHandle<'_, T>) -> T {
     stage.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// Compressed chunks under way, 512 KiB.
-const BLOB_CHUNKS: Depth = Depth { least: 4, most: 4 };
+/// Compressed chunks under way, 256 to 512 KiB.
+const BLOB_CHUNKS: Depth = Depth { least: 2, most: 4 };
 /// Decompressed chunks under way, 1 to 4 MiB. Writing goes in fits and starts, of few large chunks
 /// every stage would hold one while none is left to wait for the slowest, and a stage waits for a
 /// processor as long as others need to hash 1 MiB.
