@@ -36,6 +36,22 @@
 //! * A whiteout hides what lower layers have, never what the same layer brings, whichever comes
 //!   first. A directory whose name was hidden, or was held by something else earlier in the layer,
 //!   is opaque.
+//!
+//! # Where we differ from other unpackers
+//!
+//! The tests compare the tree with those of GNU tar, bsdtar and umoci, entry by entry. It is
+//! another one only here:
+//!
+//! * Of an archive that readers are known to take in different ways there is no right tree: the
+//!   layer is refused.
+//! * A hard link may come before its file, which fails elsewhere.
+//! * An extended attribute without a value is written, as by both tars; Go, and umoci with it, drops
+//!   it.
+//! * A name has up to 4,095 bytes wherever the tree is made, as with both tars; umoci counts the path
+//!   of its root in.
+//! * A directory has the time of its entry, also when a later whiteout deletes something from it,
+//!   which umoci lets show.
+//! * A socket is skipped with a note, and so are the attributes of the table above.
 
 #![forbid(unsafe_code)]
 

@@ -1,19 +1,14 @@
 //! Against GNU tar, bsdtar and umoci: the same layers, unpacked by each, must give the same tree.
 
 use std::collections::BTreeSet;
-use std::ffi::{CString, OsStr};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use policy::Digest;
-use rootfs::{Budget, Cancel, Dir, Limits, Staging, Unpacked, unpack, unpack_onto};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, chownat, makedev, mknodat, setxattr};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use serde_json::{Value, json};
 
 use crate::kit::{Blob, CAPABILITY, Header, Lines, Scratch, Tar, describe};
+use crate::reference::{Image, Reference};
 
 fn build(root: &Path) {
     let at = |name: &str| root.join(name);
@@ -217,6 +212,7 @@ fn single_layers() -> Vec<Case> {
                             .mtime(1),
                         b"cap",
                     )
+                    .hard_link("capable-link", "capable")
                     .pax(&[("uid", b"3000000"), ("gid", b"4000000000")])
                     .file("large-owner", b"")
                     .put(
@@ -276,7 +272,8 @@ fn single_layers() -> Vec<Case> {
                             .mtime(7),
                     )
                     .file("dir/file", b"1")
-                    .hard_link("hard", "dir/file"),
+                    .hard_link("hard", "dir/file")
+                    .hard_link("absolute", "/dir/file"),
             ],
         ),
         (
@@ -383,200 +380,186 @@ fn several_layers() -> Vec<Case> {
     ]
 }
 
+/// Layers that hide what is in [`hidden`], with the entries in every order.
+fn orders() -> Vec<(&'static str, Tar)> {
+    let file = |name: &str| Tar::new().file(name, b"above");
+    let mark = |name: &str| Tar::new().file(name, b"");
+    let dir = |name: &str| Tar::new().dir(name);
+    let all = |parts: &[Tar]| parts.iter().fold(Tar::new(), |all, part| all.raw(&part.0));
+    let opaque = || mark("o/.wh..wh..opq");
+    vec![
+        ("whiteout, file", all(&[mark(".wh.f"), file("f")])),
+        ("file, whiteout", all(&[file("f"), mark(".wh.f")])),
+        (
+            "whiteout, directory",
+            all(&[mark(".wh.d"), dir("d"), file("d/b")]),
+        ),
+        (
+            "directory, whiteout",
+            all(&[dir("d"), file("d/b"), mark(".wh.d")]),
+        ),
+        (
+            "directory, whiteout, what is in it",
+            all(&[dir("d"), mark(".wh.d"), file("d/b")]),
+        ),
+        (
+            "directory, whiteout of what is in it, the same again",
+            all(&[dir("d"), mark("d/.wh.a"), file("d/a")]),
+        ),
+        (
+            "opaque mark first",
+            all(&[dir("o"), opaque(), file("o/x"), file("o/new")]),
+        ),
+        (
+            "opaque mark in the middle",
+            all(&[dir("o"), file("o/x"), opaque(), file("o/new")]),
+        ),
+        (
+            "opaque mark last",
+            all(&[dir("o"), file("o/x"), file("o/new"), opaque()]),
+        ),
+        (
+            "opaque mark before its directory",
+            all(&[opaque(), dir("o"), file("o/x")]),
+        ),
+        (
+            "opaque mark after a directory that is below, too",
+            all(&[dir("o"), dir("o/deep"), file("o/deep/new"), opaque()]),
+        ),
+        (
+            "opaque mark of a directory without an entry",
+            all(&[file("o/x"), opaque()]),
+        ),
+        (
+            "opaque mark, and a whiteout of what it hides",
+            all(&[dir("o"), mark("o/.wh.y"), opaque(), file("o/y")]),
+        ),
+    ]
+}
+
+fn hidden() -> Tar {
+    let below = |tar: Tar, name| tar.file(name, b"below");
+    let dirs = Tar::new().dir("d").dir("o").dir("o/deep");
+    ["d/a", "f", "o/deep/y", "o/x", "o/y"]
+        .into_iter()
+        .fold(dirs, below)
+}
+
+/// What the programs read in different ways, and those of them that we are with: these are the
+/// differences that the documentation of the crate lists.
+fn differences() -> Vec<(&'static str, Tar, &'static [Reference])> {
+    let directory = vec!["d".repeat(255); 15].join("/");
+    let longest = format!("{directory}/{}", "f".repeat(255));
+    assert_eq!(longest.len(), 4095);
+    let tars: &[Reference] = &[Reference::GnuTar, Reference::Bsdtar];
+    vec![
+        (
+            "an attribute without a value, which in Go takes the attribute back",
+            Tar::new()
+                .pax(&[
+                    ("SCHILY.xattr.user.empty", b""),
+                    ("SCHILY.xattr.user.x", b"1"),
+                ])
+                .file("file", b""),
+            tars,
+        ),
+        (
+            "a path of 4,095 bytes, which umoci writes behind that of its root",
+            Tar::new()
+                .pax(&[("path", longest.as_bytes())])
+                .file("cut", b"deep"),
+            tars,
+        ),
+        (
+            "the global header of git archive, a type that umoci does not know",
+            Tar::new()
+                .global(&[("comment", b"da39a3ee5e6b4b0d3255bfef95601890afd80709")])
+                .file("file", b""),
+            tars,
+        ),
+        (
+            "a hard link to a file that comes later",
+            Tar::new().hard_link("link", "file").file("file", b"later"),
+            &[],
+        ),
+    ]
+}
+
 #[test]
 fn one_archive_gives_the_same_tree_as_three_other_programs() {
     for (case, layers) in single_layers() {
-        let (ours, implied) = Image::new(&layers).ours();
-        let gnu = [
-            "tar",
-            "--xattrs",
-            "--xattrs-include=*",
-            "--same-owner",
-            "--delay-directory-restore",
-        ];
-        assert_same(case, "GNU tar", &ours, &implied, &with_tar(&layers, &gnu));
-        assert_same(
-            case,
-            "bsdtar",
-            &ours,
-            &implied,
-            &with_tar(&layers, &["bsdtar", "--same-owner"]),
-        );
-        assert_same(
-            case,
-            "umoci",
-            &ours,
-            &implied,
-            &Image::new(&layers).with_umoci(),
-        );
+        let ours = Image::new(&layers).ours();
+        for reference in Reference::ALL {
+            assert_same(case, reference, &ours, &layers);
+        }
+    }
+}
+
+#[test]
+fn where_programs_differ_the_tree_is_that_of_those_that_are_named() {
+    for (case, tar, same) in differences() {
+        let layers = [tar];
+        let ours = Image::new(&layers).ours();
+        for reference in Reference::ALL {
+            if same.contains(&reference) {
+                assert_same(case, reference, &ours, &layers);
+            } else {
+                assert_ne!(
+                    reference.unpack(&layers).as_ref(),
+                    Ok(&ours.0),
+                    "{case}: {reference:?}"
+                );
+            }
+        }
     }
 }
 
 #[test]
 fn layers_on_layers_give_the_same_tree_as_umoci() {
     for (case, layers) in several_layers() {
-        let (ours, implied) = Image::new(&layers).ours();
-        assert_same(
-            case,
-            "umoci",
-            &ours,
-            &implied,
-            &Image::new(&layers).with_umoci(),
-        );
+        let ours = Image::new(&layers).ours();
+        assert_same(case, Reference::Umoci, &ours, &layers);
     }
+}
+
+/// Where umoci deletes something, the directory that had it gets the time of that; ours keeps that
+/// of its entry.
+#[test]
+fn whiteouts_in_every_order_give_the_same_tree_as_umoci() {
+    for (case, tar) in orders() {
+        let layers = [hidden(), tar];
+        let (mut ours, implied) = Image::new(&layers).ours();
+        for (name, line) in &ours {
+            let is_kept = line.contains(" 0.000000000") || name.is_empty();
+            assert!(is_kept || implied.contains(name), "{case}: {name}: {line}");
+        }
+        let mut theirs = Reference::Umoci.unpack(&layers).unwrap();
+        for line in ours.values_mut().chain(theirs.values_mut()) {
+            if let Some(rest) = line.strip_prefix("04") {
+                *line = rest.split(' ').take(2).collect::<Vec<_>>().join(" ");
+            }
+        }
+        assert_equal(case, Reference::Umoci, &(ours, implied), &theirs);
+    }
+}
+
+fn assert_same(case: &str, who: Reference, ours: &(Lines, BTreeSet<String>), layers: &[Tar]) {
+    let theirs = who
+        .unpack(layers)
+        .unwrap_or_else(|error| panic!("{case}: {who:?}: {error}"));
+    assert_equal(case, who, ours, &theirs);
 }
 
 /// The attributes of directories that a layer implies are the business of whoever mounts.
-fn assert_same(case: &str, who: &str, ours: &Lines, implied: &BTreeSet<String>, theirs: &Lines) {
+fn assert_equal(
+    case: &str,
+    who: Reference,
+    (ours, implied): &(Lines, BTreeSet<String>),
+    theirs: &Lines,
+) {
     let names = |lines: &Lines| lines.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(ours), names(theirs), "{case}: {who}");
+    assert_eq!(names(ours), names(theirs), "{case}: {who:?}");
     for (name, line) in theirs.iter().filter(|(name, _)| !implied.contains(*name)) {
-        assert_eq!(&ours[name], line, "{case}: {who}: {name}");
-    }
-}
-
-/// Unpacks an archive with a program of tar's options.
-fn with_tar(layers: &[Tar], program: &[&str]) -> Lines {
-    let scratch = tempfile::tempdir().unwrap();
-    std::fs::create_dir(scratch.path().join("tree")).unwrap();
-    std::fs::write(scratch.path().join("layer.tar"), layers[0].clone().end()).unwrap();
-    let output = Command::new(program[0])
-        .args(&program[1..])
-        .args(["-xpf", "layer.tar", "--numeric-owner", "-C", "tree"])
-        .current_dir(scratch.path())
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{program:?}: {output:?}");
-    describe(&scratch.path().join("tree"))
-}
-
-/// An image on disk, for us and for others.
-struct Image {
-    scratch: tempfile::TempDir,
-    blobs: Vec<Blob>,
-}
-
-impl Image {
-    fn new(layers: &[Tar]) -> Self {
-        let blobs = layers.iter().map(|tar| Blob::gzip(&tar.clone().end()));
-        Self {
-            scratch: tempfile::tempdir().unwrap(),
-            blobs: blobs.collect(),
-        }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.scratch.path().join(name)
-    }
-
-    /// What an overlay mount of our trees shows, and the directories that are implied in any.
-    fn ours(&self) -> (Lines, BTreeSet<String>) {
-        let work = Dir::open_ambient(self.scratch.path()).unwrap();
-        std::fs::create_dir(self.path("view")).unwrap();
-        let mut implied = BTreeSet::new();
-        for (number, blob) in self.blobs.iter().enumerate() {
-            let (staging, proof) = self.unpack(&work, blob, number);
-            let paths = proof
-                .implied()
-                .iter()
-                .map(|path| path.as_bytes().escape_ascii().to_string());
-            implied.extend(paths);
-            staging.commit(proof, &work, number.to_string()).unwrap();
-        }
-        (self.with_view(self.blobs.len(), describe), implied)
-    }
-
-    /// Unpacks a layer alone, or on top of the `below` ones under it where it needs them.
-    fn unpack(&self, work: &Dir, blob: &Blob, below: usize) -> (Staging, Unpacked) {
-        let (layer, budget) = (blob.approved(), Budget::new(Limits::default()));
-        let source = || blob.bytes.as_slice();
-        let staging = Staging::create(work).unwrap();
-        let alone = unpack(&layer, source(), &staging, &budget, &Cancel::new());
-        let is_link_below = |proof: &Unpacked, view: &Path| {
-            let mut paths = proof.implied().iter();
-            paths.any(|path| view.join(OsStr::from_bytes(path.as_bytes())).is_symlink())
-        };
-        match alone {
-            Ok(proof) if below == 0 => return (staging, proof),
-            Ok(proof) if !self.with_view(below, |view| is_link_below(&proof, view)) => {
-                return (staging, proof);
-            }
-            Err(error) if !error.needs_lower_layers() => panic!("{error}"),
-            _ => {}
-        }
-        let staging = Staging::create(work).unwrap();
-        let onto = |view: &Path| {
-            let view = Dir::open_ambient(view).unwrap();
-            unpack_onto(&layer, source(), &view, &staging, &budget, &Cancel::new()).unwrap()
-        };
-        let proof = self.with_view(below, onto);
-        (staging, proof)
-    }
-
-    /// Shows the lowest `count` trees as an overlay mount does.
-    fn with_view<T>(&self, count: usize, look: impl FnOnce(&Path) -> T) -> T {
-        let (view, empty) = (self.path("view"), self.path("empty"));
-        std::fs::create_dir_all(&empty).unwrap();
-        // An overlay without an upper directory wants two lower ones.
-        let trees = (0..count)
-            .rev()
-            .map(|number| self.path(&number.to_string()));
-        let lower: Vec<_> = trees.chain([empty]).collect();
-        let lower: Vec<_> = lower.iter().map(|path| path.to_str().unwrap()).collect();
-        let options = CString::new(format!("lowerdir={}", lower.join(":"))).unwrap();
-        mount("overlay", &view, "overlay", MountFlags::RDONLY, &*options).unwrap();
-        let seen = look(&view);
-        // A process that another test is just starting may still have what was open in there.
-        unmount(&view, UnmountFlags::DETACH).unwrap();
-        seen
-    }
-
-    fn with_umoci(&self) -> Lines {
-        self.write_layout();
-        let image = format!("{}:latest", self.path("layout").display());
-        let output = Command::new("umoci")
-            .args(["unpack", "--image", &image])
-            .arg(self.path("bundle"))
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
-        describe(&self.path("bundle/rootfs"))
-    }
-
-    fn write_layout(&self) {
-        let blobs = self.path("layout/blobs/sha256");
-        std::fs::create_dir_all(&blobs).unwrap();
-        let put = |media_type: &str, bytes: &[u8]| -> Value {
-            let digest = Digest::sha256_of(bytes);
-            std::fs::write(blobs.join(digest.hex()), bytes).unwrap();
-            json!({ "mediaType": media_type, "digest": digest.to_string(), "size": bytes.len() })
-        };
-        let layers: Vec<_> = self
-            .blobs
-            .iter()
-            .map(|blob| put(blob.media_type, &blob.bytes))
-            .collect();
-        let diff_ids: Vec<_> = self
-            .blobs
-            .iter()
-            .map(|blob| blob.diff_id.to_string())
-            .collect();
-        let config = json!({
-            "architecture": "amd64", "os": "linux", "config": {},
-            "rootfs": { "type": "layers", "diff_ids": diff_ids },
-        });
-        let config = put(
-            "application/vnd.oci.image.config.v1+json",
-            config.to_string().as_bytes(),
-        );
-        let kind = "application/vnd.oci.image.manifest.v1+json";
-        let manifest =
-            json!({ "schemaVersion": 2, "mediaType": kind, "config": config, "layers": layers });
-        let mut manifest = put(kind, manifest.to_string().as_bytes());
-        manifest["annotations"] = json!({ "org.opencontainers.image.ref.name": "latest" });
-        let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
-        std::fs::write(self.path("layout/index.json"), index.to_string()).unwrap();
-        let version = r#"{"imageLayoutVersion":"1.0.0"}"#;
-        std::fs::write(self.path("layout/oci-layout"), version).unwrap();
+        assert_eq!(&ours[name], line, "{case}: {who:?}: {name}");
     }
 }

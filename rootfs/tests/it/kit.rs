@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
+use std::fs::Metadata;
 use std::io::Write as _;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -376,65 +378,77 @@ pub(crate) type Lines = BTreeMap<String, String>;
 
 /// Every file beneath `root` but for the times of `root` itself.
 pub(crate) fn describe(root: &Path) -> Lines {
-    let mut lines = Lines::new();
-    let mut inodes = BTreeMap::new();
-    describe_into(root, root, &mut inodes, &mut lines);
-    lines
+    let mut described = Described::default();
+    described.add(root, "");
+    described.lines
 }
 
-fn describe_into(root: &Path, path: &Path, inodes: &mut BTreeMap<u64, String>, lines: &mut Lines) {
-    let name = path
-        .strip_prefix(root)
-        .unwrap()
-        .as_os_str()
-        .as_bytes()
-        .escape_ascii()
-        .to_string();
-    let meta = std::fs::symlink_metadata(path).unwrap();
-    let kind = meta.file_type();
-    let (mode, uid, gid) = (meta.permissions().mode(), meta.uid(), meta.gid());
-    let mut line = format!("{mode:06o} {uid}:{gid}");
-    if kind.is_file() {
-        let content = std::fs::read(path).unwrap();
-        let head = if content.len() <= 32 {
-            content.escape_ascii().to_string()
-        } else {
-            Digest::sha256_of(&content).to_string()
-        };
-        write!(line, " {} bytes {head:?}", content.len()).unwrap();
-    } else if kind.is_symlink() {
-        let target = std::fs::read_link(path).unwrap();
-        write!(line, " -> {}", target.as_os_str().as_bytes().escape_ascii()).unwrap();
-    } else if !kind.is_dir() {
-        let device = meta.rdev();
-        write!(
-            line,
-            " {}:{}",
-            rustix::fs::major(device),
-            rustix::fs::minor(device)
-        )
-        .unwrap();
-    }
-    if !name.is_empty() && !name.starts_with("work") {
-        write!(line, " {}.{:09}", meta.mtime(), meta.mtime_nsec()).unwrap();
-    }
-    for (key, value) in xattrs(path) {
-        write!(line, " {key}={:?}", value.escape_ascii().to_string()).unwrap();
-    }
-    if !kind.is_dir() && meta.nlink() > 1 {
-        let first = inodes.entry(meta.ino()).or_insert_with(|| name.clone());
-        write!(line, " linked {first}").unwrap();
-    }
-    lines.insert(name, line);
-    if kind.is_dir() {
-        let mut names: Vec<_> = std::fs::read_dir(path)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .collect();
-        names.sort();
-        for path in names {
-            describe_into(root, &path, inodes, lines);
+#[derive(Default)]
+struct Described {
+    /// By inode the first name of a file.
+    inodes: BTreeMap<u64, String>,
+    lines: Lines,
+}
+
+impl Described {
+    fn add(&mut self, path: &Path, name: &str) {
+        let meta = std::fs::symlink_metadata(path).unwrap();
+        let line = self.line(path, name, &meta);
+        self.lines.insert(name.to_owned(), line);
+        if !meta.is_dir() {
+            return;
         }
+        // By its handle, since the names of all directories together may be too long for a path.
+        let dir = std::fs::File::open(path).unwrap();
+        let handle = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+        let mut parts: Vec<_> = std::fs::read_dir(&handle)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        parts.sort();
+        for part in parts {
+            let separator = if name.is_empty() { "" } else { "/" };
+            let child = format!("{name}{separator}{}", part.as_bytes().escape_ascii());
+            self.add(&handle.join(part), &child);
+        }
+    }
+
+    fn line(&mut self, path: &Path, name: &str, meta: &Metadata) -> String {
+        let kind = meta.file_type();
+        let (mode, uid, gid) = (meta.permissions().mode(), meta.uid(), meta.gid());
+        let mut line = format!("{mode:06o} {uid}:{gid}");
+        if kind.is_file() {
+            let content = std::fs::read(path).unwrap();
+            let head = if content.len() <= 32 {
+                content.escape_ascii().to_string()
+            } else {
+                Digest::sha256_of(&content).to_string()
+            };
+            write!(line, " {} bytes {head:?}", content.len()).unwrap();
+        } else if kind.is_symlink() {
+            let target = std::fs::read_link(path).unwrap();
+            write!(line, " -> {}", target.as_os_str().as_bytes().escape_ascii()).unwrap();
+        } else if !kind.is_dir() {
+            let (major, minor) = (
+                rustix::fs::major(meta.rdev()),
+                rustix::fs::minor(meta.rdev()),
+            );
+            write!(line, " {major}:{minor}").unwrap();
+        }
+        if !name.is_empty() && !name.starts_with("work") {
+            write!(line, " {}.{:09}", meta.mtime(), meta.mtime_nsec()).unwrap();
+        }
+        for (key, value) in xattrs(path) {
+            write!(line, " {key}={:?}", value.escape_ascii().to_string()).unwrap();
+        }
+        if !kind.is_dir() && meta.nlink() > 1 {
+            let first = self
+                .inodes
+                .entry(meta.ino())
+                .or_insert_with(|| name.to_owned());
+            write!(line, " linked {first}").unwrap();
+        }
+        line
     }
 }
 

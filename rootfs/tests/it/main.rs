@@ -19,5 +19,6 @@ mod malformed;
 mod metadata;
 mod names;
 mod properties;
+mod reference;
 mod stream;
 mod whiteout;
