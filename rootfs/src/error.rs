@@ -334,8 +334,8 @@ pub enum PaxFault {
         /// The keyword.
         key: Name,
     },
-    /// A global header sets what only a single entry can have.
-    #[error("a global header sets {key}")]
+    /// A global header says something of all entries, which some readers heed and others pass over.
+    #[error("a global header sets {key}, which only the header of an entry may")]
     Global {
         /// The keyword.
         key: Name,

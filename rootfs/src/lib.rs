@@ -44,6 +44,9 @@
 //!
 //! * Of an archive that readers are known to take in different ways there is no right tree: the
 //!   layer is refused.
+//! * So is a global pax header that sets anything of entries: GNU tar applies it, bsdtar and what
+//!   runs containers pass over it, umoci knows none. One with a comment, as `git archive` writes
+//!   it, is passed over.
 //! * A hard link may come before its file, which fails elsewhere.
 //! * An extended attribute without a value is written, as by both tars; Go, and umoci with it, drops
 //!   it.

@@ -23,7 +23,6 @@ use crate::tar::sparse::Sparse;
 pub(crate) struct Archive<'a, R> {
     source: R,
     limits: &'a Limits,
-    global: Extended,
     /// Whether there has been a pax header.
     is_pax: bool,
     /// Bytes of archive consumed.
@@ -39,7 +38,6 @@ impl<'a, R: BufRead> Archive<'a, R> {
         Self {
             source,
             limits,
-            global: Extended::default(),
             is_pax: false,
             offset: 0,
             content: 0,
@@ -100,8 +98,7 @@ impl<'a, R: BufRead> Archive<'a, R> {
         let slot = match header.typeflag {
             b'g' => {
                 let body = self.extension_body(header.size)?;
-                self.global.merge_global(&body, offset)?;
-                return Ok(true);
+                return pax::check_global(&body, offset).map(|()| true);
             }
             b'x' | b'X' => {
                 let body = self.extension_body(header.size)?;
@@ -130,7 +127,7 @@ impl<'a, R: BufRead> Archive<'a, R> {
         Ok(body)
     }
 
-    /// Makes an entry of its header, with `own` over the global extended headers over the block.
+    /// Makes an entry of its header, with `own` over the block.
     fn entry(
         &mut self,
         mut header: Header,
@@ -160,13 +157,10 @@ impl<'a, R: BufRead> Archive<'a, R> {
         self.begin_content(&header, offset)?;
         let kind = self.kind(&header, &name, sparse, block, offset)?;
         let metadata = Metadata {
-            uid: extended.uid.or(self.global.uid).unwrap_or(header.uid),
-            gid: extended.gid.or(self.global.gid).unwrap_or(header.gid),
+            uid: extended.uid.unwrap_or(header.uid),
+            gid: extended.gid.unwrap_or(header.gid),
             mode: header.mode,
-            modified: extended
-                .modified
-                .or(self.global.modified)
-                .unwrap_or(header.modified),
+            modified: extended.modified.unwrap_or(header.modified),
             xattrs: extended.xattrs,
         };
         let path = RelPath::parse(&name, self.limits)?;

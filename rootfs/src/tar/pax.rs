@@ -37,30 +37,6 @@ impl Extended {
         Ok(extended)
     }
 
-    /// Takes in a global header. It may set what many entries can share; name, size and content
-    /// are an entry's own.
-    pub(super) fn merge_global(&mut self, body: &[u8], offset: u64) -> Result<(), Error> {
-        for record in (Records { body, at: 0 }) {
-            record
-                .and_then(|(key, value)| self.set_global(key, value))
-                .map_err(|fault| Error::Pax { offset, fault })?;
-        }
-        Ok(())
-    }
-
-    fn set_global(&mut self, key: &[u8], value: &[u8]) -> Result<(), PaxFault> {
-        let of_one_entry = matches!(key, b"path" | b"linkpath" | b"size")
-            || [SCHILY_XATTR, LIBARCHIVE_XATTR, GNU_SPARSE]
-                .iter()
-                .any(|own| key.starts_with(own));
-        if of_one_entry {
-            return Err(PaxFault::Global {
-                key: Name::from(key),
-            });
-        }
-        self.set(key, value)
-    }
-
     fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), PaxFault> {
         let malformed = || PaxFault::Value {
             key: Name::from(key),
@@ -106,6 +82,31 @@ impl Extended {
         self.xattrs.push(Xattr { name, value });
         Some(())
     }
+}
+
+/// Reads a global header, which may hold nothing but what is passed over, such as the comment of
+/// `git archive`.
+///
+/// For POSIX and GNU tar its other records are about every entry that follows; bsdtar and what runs
+/// containers pass over them, too.
+pub(super) fn check_global(body: &[u8], offset: u64) -> Result<(), Error> {
+    for record in (Records { body, at: 0 }) {
+        record
+            .and_then(|(key, _)| is_passed_over(key))
+            .map_err(|fault| Error::Pax { offset, fault })?;
+    }
+    Ok(())
+}
+
+fn is_passed_over(key: &[u8]) -> Result<(), PaxFault> {
+    let keywords: [&[u8]; 6] = [b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime"];
+    let prefixes = [SCHILY_XATTR, LIBARCHIVE_XATTR, GNU_SPARSE];
+    if keywords.contains(&key) || prefixes.iter().any(|own| key.starts_with(own)) {
+        return Err(PaxFault::Global {
+            key: Name::from(key),
+        });
+    }
+    Ok(())
 }
 
 /// The records `length key=value\n` of a header's body.
@@ -395,27 +396,31 @@ mod tests {
     }
 
     #[test]
-    fn a_global_header_sets_nothing_that_is_an_entrys_own() {
-        let mut global = Extended::default();
-        global
-            .merge_global(b"11 uid=123\n13 comment=x\n", 0)
-            .unwrap();
-        assert_eq!(global.uid, Some(123));
+    fn a_global_header_says_nothing_of_entries() {
+        check_global(b"13 comment=x\n26 SCHILY.archtype=xustar\n", 0).unwrap();
         for key in [
             "path",
             "linkpath",
             "size",
+            "uid",
+            "gid",
+            "mtime",
             "SCHILY.xattr.user.a",
+            "LIBARCHIVE.xattr.user.a",
             "GNU.sparse.major",
         ] {
-            let record = format!("{key}=1\n");
-            let body = format!("{} {record}", record.len() + 3);
-            let error = global.merge_global(body.as_bytes(), 0).unwrap_err();
-            assert!(
-                matches!(&error, Error::Pax { fault: PaxFault::Global { key: found }, .. }
-                    if found.as_bytes() == key.as_bytes()),
-                "{key}: {error:?}"
-            );
+            for value in ["1", ""] {
+                let record = format!("{key}={value}\n");
+                // The length counts its own digits.
+                let digits = if record.len() < 8 { 1 } else { 2 };
+                let body = format!("{} {record}", record.len() + digits + 1);
+                let error = check_global(body.as_bytes(), 0).unwrap_err();
+                assert!(
+                    matches!(&error, Error::Pax { fault: PaxFault::Global { key: found }, .. }
+                        if found.as_bytes() == key.as_bytes()),
+                    "{key}: {error:?}"
+                );
+            }
         }
     }
 }

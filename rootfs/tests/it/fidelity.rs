@@ -5,6 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
+use rootfs::{Error, PaxFault};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, chownat, makedev, mknodat, setxattr};
 
 use crate::kit::{Blob, CAPABILITY, Header, Lines, Scratch, Tar, describe};
@@ -511,6 +512,33 @@ fn where_programs_differ_the_tree_is_that_of_those_that_are_named() {
                 );
             }
         }
+    }
+}
+
+/// What runs containers passes over global headers, as bsdtar does; umoci refuses each of them.
+#[test]
+fn global_headers_that_programs_take_in_different_ways_are_refused() {
+    let records: [(&str, &[u8]); 5] = [
+        ("uid", b"100"),
+        ("gid", b"100"),
+        ("mtime", b"5.5"),
+        ("path", b"other"),
+        ("size", b"3"),
+    ];
+    for (key, value) in records {
+        let layers = [Tar::new().global(&[(key, value)]).file("file", b"content")];
+        let trees = [Reference::GnuTar, Reference::Bsdtar].map(|tar| tar.unpack(&layers).unwrap());
+        assert_ne!(trees[0], trees[1], "{key}");
+        Reference::Umoci.unpack(&layers).unwrap_err();
+        let [layer] = layers;
+        let error = Scratch::new()
+            .unpack(&Blob::gzip(&layer.end()))
+            .unwrap_err();
+        assert!(
+            matches!(&error, Error::Pax { offset: 0, fault: PaxFault::Global { key: found } }
+                if found.as_bytes() == key.as_bytes()),
+            "{key}: {error:?}"
+        );
     }
 }
 
