@@ -12,6 +12,11 @@ pub struct Entry {
     mode: u16,
     device: [u8; 2],
     body: Body,
+    /// The body of an extended header, whatever that makes of it.
+    raw: Vec<u8>,
+    /// The map in a sparse file's header: offsets and lengths by turns.
+    map: [u16; 4],
+    real_size: u32,
 }
 
 /// The archive of `entries`, with its trailer.
@@ -61,9 +66,14 @@ impl Entry {
             .octal(100, 7, u64::from(self.mode))
             .octal(329, 7, major)
             .octal(337, 7, minor);
+        let header = match self.kind.0 {
+            b'S' => header.sparse(self.map, self.real_size),
+            _ => header,
+        };
         let body = match self.kind.0 {
             b'L' | b'K' => self.target.0.as_bytes().to_vec(),
-            b'0' | b'7' | b'S' | b'g' => self.body.0.clone(),
+            b'0' | b'7' | b'S' => self.body.0.clone(),
+            b'x' | b'X' | b'g' => self.raw.clone(),
             _ => Vec::new(),
         };
         write_entry(header, &body, archive);
@@ -92,6 +102,19 @@ impl Header {
         self.at(offset, format!("{value:0digits$o}").as_bytes())
     }
 
+    /// With the map of the old GNU format, whose magic this is.
+    fn sparse(self, map: [u16; 4], real_size: u32) -> Self {
+        let header = self
+            .at(257, b"ustar  \0")
+            .octal(483, 11, u64::from(real_size));
+        (386..)
+            .step_by(12)
+            .zip(map)
+            .fold(header, |header, (at, number)| {
+                header.octal(at, 11, u64::from(number))
+            })
+    }
+
     fn sealed(self) -> [u8; BLOCK] {
         let blank = self.at(148, b"        ");
         let sum: u64 = blank.0.iter().map(|byte| u64::from(*byte)).sum();
@@ -114,7 +137,7 @@ struct Kind(u8);
 
 impl<'a> Arbitrary<'a> for Kind {
     fn arbitrary(u: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
-        u.choose(b"0123456755522211gLKSVsM").copied().map(Self)
+        u.choose(b"01234567555222110gxXLKSVsM").copied().map(Self)
     }
 }
 
@@ -182,7 +205,7 @@ const NAMES: [&str; 24] = [
     ".wh.",
     ".wh..wh.plnk",
 ];
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 21] = [
     "path",
     "linkpath",
     "size",
@@ -192,6 +215,7 @@ const KEYS: [&str; 18] = [
     "comment",
     "SCHILY.xattr.user.x",
     "SCHILY.xattr.trusted.overlay.opaque",
+    "SCHILY.xattr.user.overlay.redirect",
     "SCHILY.xattr.security.capability",
     "LIBARCHIVE.xattr.user.x",
     "GNU.sparse.major",
@@ -201,4 +225,6 @@ const KEYS: [&str; 18] = [
     "GNU.sparse.size",
     "GNU.sparse.numblocks",
     "GNU.sparse.map",
+    "GNU.sparse.offset",
+    "GNU.sparse.numbytes",
 ];
