@@ -1,11 +1,11 @@
-//! Archives made to take processor time and memory, and the end of all work when it is asked for.
+//! Archives made to take processor time, memory and room, and the end of all work when it is asked for.
 
 use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
 use rootfs::{Budget, Cancel, Dir, Error, LimitKind, Limits, LinkFault, Staging, unpack};
 
-use crate::kit::{Blob, Scratch, Tar};
+use crate::kit::{Blob, Header, Scratch, Tar};
 
 /// Directory `d`, and links `l0` to `l{links - 1}`, each to the next by way of `detours` visits to
 /// `d`, the last one to `d`.
@@ -156,6 +156,135 @@ fn refuses_directories_whose_names_would_fill_memory() {
         panic!("{error:?}")
     };
     assert!(found < 4_194_304 + 5000, "{found}");
+}
+
+/// A file that is stated to have `size` bytes and holds none of them, in every sparse format.
+fn holes(name: &str, size: u64) -> [(&'static str, Tar); 4] {
+    let size_text = size.to_string();
+    let [size_of_0, size_of_1] =
+        ["GNU.sparse.size", "GNU.sparse.realsize"].map(|key| (key, size_text.as_bytes()));
+    let of_0_0: [(&str, &[u8]); 4] = [
+        size_of_0,
+        ("GNU.sparse.numblocks", b"1"),
+        ("GNU.sparse.offset", size_text.as_bytes()),
+        ("GNU.sparse.numbytes", b"0"),
+    ];
+    let of_0_1: [(&str, &[u8]); 3] = [
+        size_of_0,
+        ("GNU.sparse.numblocks", b"0"),
+        ("GNU.sparse.map", b""),
+    ];
+    let of_1_0: [(&str, &[u8]); 3] = [
+        ("GNU.sparse.major", b"1"),
+        ("GNU.sparse.minor", b"0"),
+        size_of_1,
+    ];
+    let mut map = vec![0; 512];
+    map[..2].copy_from_slice(b"0\n");
+    let old = Header::new(b'S', name)
+        .at(257, b"ustar  \0")
+        .at(483, &[&[0x80, 0, 0, 0][..], &size.to_be_bytes()].concat());
+    [
+        ("pax 0.0", Tar::new().pax(&of_0_0).file(name, b"")),
+        ("pax 0.1", Tar::new().pax(&of_0_1).file(name, b"")),
+        ("pax 1.0", Tar::new().pax(&of_1_0).file(name, &map)),
+        ("old GNU", Tar::new().header(old)),
+    ]
+}
+
+#[test]
+fn counts_the_holes_of_sparse_files_in_every_format() {
+    let ten_gigabytes = 10_u64 << 30;
+    let unbound = Limits {
+        ratio_free_bytes: u64::MAX,
+        ..Limits::default()
+    };
+    let limits = [
+        (LimitKind::Ratio, Limits::default()),
+        (
+            LimitKind::UnpackedBytes,
+            Limits {
+                unpacked_bytes: 1 << 30,
+                ..unbound.clone()
+            },
+        ),
+        (
+            LimitKind::ImageBytes,
+            Limits {
+                image_bytes: 1 << 30,
+                ..unbound
+            },
+        ),
+    ];
+    for (kind, limits) in limits {
+        let mut scratch = Scratch::new();
+        scratch.limits = limits;
+        for (format, tar) in holes("a", ten_gigabytes) {
+            let blob = Blob::plain(tar.end());
+            let length = blob.size;
+            assert!(length <= 4096, "{format}");
+            let expected = match kind {
+                LimitKind::Ratio => ((64 << 20) + 200 * length, ten_gigabytes),
+                LimitKind::UnpackedBytes => (1 << 30, ten_gigabytes),
+                // Of the image count the archive and the holes.
+                _ => (1 << 30, ten_gigabytes + length),
+            };
+            let error = scratch.unpack(&blob).unwrap_err();
+            let Error::Limit {
+                limit,
+                allowed,
+                found,
+            } = error
+            else {
+                panic!("{format}: {error:?}")
+            };
+            assert_eq!((limit, (allowed, found)), (kind, expected), "{format}");
+        }
+    }
+}
+
+#[test]
+fn holes_of_several_files_count_together() {
+    let mut scratch = Scratch::new();
+    scratch.limits.unpacked_bytes = 1 << 20;
+    for ((format, one), (_, two)) in holes("a", 600_000).into_iter().zip(holes("b", 600_000)) {
+        scratch.unpack(&Blob::plain(one.clone().end())).unwrap();
+        let error = scratch
+            .unpack(&Blob::plain(one.raw(&two.0).end()))
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the layer has 1200000 unpacked bytes, at most 1048576 are allowed",
+            "{format}"
+        );
+    }
+}
+
+#[test]
+fn stops_bombs_before_they_have_written_much() {
+    let scratch = Scratch::new();
+    let by_ratio = |blob: &Blob| match scratch.unpack(blob).unwrap_err() {
+        Error::Limit {
+            limit: LimitKind::Ratio,
+            found,
+            ..
+        } => found,
+        error => panic!("{}: {error:?}", blob.media_type),
+    };
+    // One file is refused by its header, many by what they have come to.
+    let body = vec![0; 1 << 20];
+    let one = Tar::new().file("zeros", &vec![0; 200 << 20]).end();
+    let many = (0..200)
+        .fold(Tar::new(), |tar, _| tar.file("zeros", &body))
+        .end();
+    for blob in [Blob::gzip(&many), Blob::zstd(&many)] {
+        let found = by_ratio(&blob);
+        assert!(found < 128 << 20, "{}: {found}", blob.media_type);
+    }
+    for blob in [Blob::gzip(&one), Blob::zstd(&one)] {
+        let found = by_ratio(&blob);
+        assert_eq!(found, 200 << 20, "{}", blob.media_type);
+    }
 }
 
 /// A blob that is all there, and that asks for the end once `after` bytes of it were read.
