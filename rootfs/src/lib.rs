@@ -12,12 +12,8 @@
 //!
 //! # Extended attributes
 //!
-//! | name | what happens |
-//! | --- | --- |
-//! | `security.capability` | written, after the owner, which would clear it |
-//! | `user.*`, `trusted.*`, `system.posix_acl_access`, `system.posix_acl_default` | written; where the file system or the kind of file cannot carry it, dropped with a note |
-//! | `trusted.overlay.*`, `user.overlay.*` | the layer is refused: they would steer the overlay mount |
-//! | every other name, `security.selinux` among them | dropped with a note: they are the business of the guest's own kernel policy |
+//! Which are written, which dropped with a note, and for which the layer is refused, is in the table
+//! of `SECURITY.md`, which a test holds to the code.
 //!
 //! # One tree, unpacked in order
 //!
@@ -54,7 +50,8 @@
 //!   of its root in.
 //! * A directory has the time of its entry, also when a later whiteout deletes something from it,
 //!   which umoci lets show.
-//! * A socket is skipped with a note, and so are the attributes of the table above.
+//! * A socket is skipped with a note, and so are most extended attributes outside `user.*` and
+//!   `trusted.*`.
 
 #![forbid(unsafe_code)]
 

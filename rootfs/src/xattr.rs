@@ -13,7 +13,7 @@ pub(crate) enum Verdict {
     Refuse,
 }
 
-/// Judges an attribute by its name; the list is in the documentation of the crate.
+/// Judges an attribute by its name; the table is in `SECURITY.md`.
 pub(crate) fn judge(name: &[u8]) -> Verdict {
     // The kernel compares names byte for byte, and so does this.
     if OVERLAY.iter().any(|own| name.starts_with(own)) {
@@ -58,5 +58,49 @@ mod tests {
         for (name, expected) in rows {
             assert_eq!(judge(name), expected, "{}", name.escape_ascii());
         }
+    }
+
+    #[test]
+    fn does_what_the_table_for_owners_says() {
+        let document = include_str!("../../SECURITY.md");
+        let (_, section) = document
+            .split_once("## Extended attributes of an archive\n")
+            .unwrap();
+        let (table, _) = section.split_once("\n## ").unwrap();
+        let words = [
+            ("written where ", Verdict::WriteIfPossible),
+            ("written", Verdict::Write),
+            ("dropped with a note", Verdict::Drop),
+            ("the layer is refused", Verdict::Refuse),
+        ];
+        let mut names = Vec::new();
+        for row in table.lines().filter(|line| line.contains('`')) {
+            let mut columns = row.split('|').map(str::trim).skip(1);
+            let (attributes, fate) = (columns.next().unwrap(), columns.next().unwrap());
+            let expected = words.iter().find(|(words, _)| fate.starts_with(words));
+            let (_, expected) = expected.unwrap_or_else(|| panic!("{row}"));
+            for name in attributes.split('`').skip(1).step_by(2) {
+                let example = name.replace('*', "example");
+                assert_eq!(judge(example.as_bytes()), *expected, "{name}");
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            [
+                "security.*",
+                "security.capability",
+                "security.ima",
+                "security.selinux",
+                "system.*",
+                "system.posix_acl_access",
+                "system.posix_acl_default",
+                "trusted.*",
+                "trusted.overlay.*",
+                "user.*",
+                "user.overlay.*",
+            ]
+        );
     }
 }
