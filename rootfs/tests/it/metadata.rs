@@ -198,6 +198,15 @@ fn devices_and_fifos_are_made_and_sockets_noted() {
         tree.line("marked")
     );
     assert_eq!(tree.names(), ["disk", "fifo", "largest", "marked", "null"]);
+    let skipped = tree.notes.iter().map(|note| match note {
+        Note::SocketSkipped { entry } => ("socket", entry.as_bytes()),
+        Note::VolumeLabelSkipped { entry } => ("label", entry.as_bytes()),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(
+        skipped.collect::<Vec<_>>(),
+        [("socket", &b"socket"[..]), ("label", b"a tape")]
+    );
     assert_eq!(tree.notes.total(), 2);
 }
 
