@@ -48,6 +48,8 @@
 //!   it.
 //! * A name has up to 4,095 bytes wherever the tree is made, as with both tars; umoci counts the path
 //!   of its root in.
+//! * A directory that its layer only implies is reported; what the one below has is for the caller to
+//!   give it. umoci writes into the one below.
 //! * A directory has the time of its entry, also when a later whiteout deletes something from it,
 //!   which umoci lets show.
 //! * A socket is skipped with a note, and so are most extended attributes outside `user.*` and
