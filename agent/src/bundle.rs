@@ -24,7 +24,7 @@ use self::place::Place;
 pub(crate) use self::place::remove_half_made;
 use crate::config::StoreSettings;
 use crate::error::chain;
-use crate::handle::{is_disk_full, names, open_directory};
+use crate::handle::{is_disk_full, is_empty, open_directory};
 use crate::mount::{Attached, Detached, FITTING, Lower, MountError, Overlay, Writable};
 use crate::mountinfo::COPY;
 use crate::record::Record;
@@ -147,7 +147,7 @@ pub(crate) fn reserve(
     let mut record = store.new_record().map_err(store_error)?;
     path.as_path().clone_into(&mut record.bundle);
     record.manifest_digest = image.manifest_digest().to_string();
-    record.layers = store.keys_of(image);
+    record.layers = store.names_of(image).all().map(str::to_owned).collect();
     record.decision = serde_json::to_value(decision).map_err(BundleError::Json)?;
     let overlay = OverlayDirectory::create(store, &record).map_err(store_error)?;
     Ok(Reservation { overlay, record })
@@ -382,9 +382,7 @@ impl<'a> Stack<'a> {
         let mut seen: Vec<&str> = Vec::new();
         for layer in layers.iter().rev() {
             let tree = stack.open(layer)?;
-            let is_empty = names(tree.as_fd())
-                .map_err(stack.io("list", layer))?
-                .is_empty();
+            let is_empty = is_empty(tree.as_fd()).map_err(stack.io("list", layer))?;
             // The same layer twice in a row is that layer once.
             if !is_empty && seen.last() != Some(&layer.key()) {
                 stack.add(layer, tree.as_fd(), seen.contains(&layer.key()))?;

@@ -2,12 +2,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 
 use rustix::fs::{
-    AtFlags, Dir, FlockOperation, Mode, OFlags, ResolveFlags, Stat, flock, fstat, mkdirat, openat2,
-    renameat, unlinkat,
+    AtFlags, Dir, FlockOperation, Mode, OFlags, RawDir, ResolveFlags, Stat, flock, fstat, mkdirat,
+    openat2, renameat, unlinkat,
 };
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -60,6 +61,18 @@ pub(crate) fn names(directory: BorrowedFd<'_>) -> rustix::io::Result<Vec<OsStrin
         }
     }
     Ok(names)
+}
+
+/// Whether there is nothing in a directory, whose handle nobody has read from yet.
+pub(crate) fn is_empty(directory: BorrowedFd<'_>) -> rustix::io::Result<bool> {
+    let mut buffer = [MaybeUninit::uninit(); LONGEST_ENTRY];
+    let mut entries = RawDir::new(directory, &mut buffer);
+    while let Some(entry) = entries.next() {
+        if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Opens the directory `name` in `parent` and makes it before, for its owner alone, if there is
@@ -149,6 +162,9 @@ pub(crate) const PLAIN: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS);
 
+/// A directory entry with a name of 255 bytes takes less.
+const LONGEST_ENTRY: usize = 512;
+
 /// The most bytes of a record that are read, and so the most that may be written.
 pub(crate) const MAX_RECORD: usize = 16 * 1024 * 1024;
 
@@ -182,6 +198,19 @@ mod tests {
         assert_eq!(std::fs::read(&victim).unwrap(), b"safe");
         assert_eq!(read_file(handle.as_fd(), "none").unwrap(), None);
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_directory_is_empty_until_something_is_in_it() {
+        let root = tempfile::tempdir().unwrap();
+        let open = || open(root.path(), OFlags::RDONLY, Mode::empty()).unwrap();
+        assert!(is_empty(open().as_fd()).unwrap());
+        for name in [&*"n".repeat(255), "x"] {
+            std::fs::write(root.path().join(name), "").unwrap();
+            assert!(!is_empty(open().as_fd()).unwrap());
+        }
+        let file = std::fs::File::open(root.path().join("x")).unwrap();
+        assert_eq!(is_empty(file.as_fd()), Err(Errno::NOTDIR));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::error::{self, Error, nowhere};
 use crate::flight::{Boarding, End, Failure, Flights};
 use crate::progress::{Listener, Progress};
 use crate::registry::{BlobReader, Places, RegistryError, Source, blob_channel};
-use crate::store::{ChainId, Store, StoreError, StoreId, StoredLayer};
+use crate::store::{ChainId, ImageNames, LayerNames, Store, StoreError, StoreId, StoredLayer};
 
 use self::width::{Memory, Width};
 
@@ -74,49 +74,42 @@ impl Layers {
         }
     }
 
-    /// The names of the layers of `image` that are on their way into `store`.
+    /// Those of `names` whose layers are on their way into `store`.
     pub(crate) fn under_way(
         &self,
         store: &Store,
-        image: &Approved<Image>,
+        names: &ImageNames,
     ) -> Result<HashSet<String>, Error> {
         let id = store.id().map_err(Error::Store)?;
-        let is_under_way = |layer: &String| {
-            let layer = layer.clone();
-            self.flights.is_under_way(&FlightKey { store: id, layer })
-        };
-        Ok(store
-            .keys_of(image)
-            .into_iter()
-            .filter(is_under_way)
-            .collect())
+        let keys = names.all().map(|name| FlightKey {
+            store: id,
+            layer: name.to_owned(),
+        });
+        let under_way = keys.filter(|key| self.flights.is_under_way(key));
+        Ok(under_way.map(|key| key.layer).collect())
     }
 
     /// The layers of `image`, bottom first, each from wherever it can be had soonest.
     ///
     /// Most layers are the same tree wherever they occur. One that is not is unpacked onto what
     /// lies below it, once that is there.
+    ///
+    /// The bundle has to be reserved: until then, others may remove what is found.
     pub(crate) async fn get_all(
         &self,
         pull: &Pull<'_>,
         image: &Approved<Image>,
+        names: &ImageNames,
     ) -> Result<Vec<StoredLayer>, Error> {
-        let chains = ChainId::below_each(image);
-        let wanted = (0..).zip(image.layers()).zip(chains.clone());
-        let wanted = wanted.map(|((index, layer), chain)| Wanted {
-            index,
-            layer,
-            chain,
-        });
+        let (mut got, wanted) = self.find_all(pull, image, names).await?;
         let size = |wanted: &Wanted| wanted.layer.blob().size();
-        let [one, other] = self.width.lines(wanted.collect(), size);
-        let (mut got, mut rest) =
-            tokio::try_join!(self.get_line(pull, one), self.get_line(pull, other))?;
-        got.append(&mut rest);
+        let [one, other] = self.width.lines(wanted, size);
+        let (one, other) = tokio::try_join!(self.get_line(pull, one), self.get_line(pull, other))?;
+        got.extend(one.into_iter().chain(other));
         got.sort_unstable_by_key(|(index, _)| *index);
         let mut stored: Vec<StoredLayer> = Vec::with_capacity(got.len());
-        for ((layer, chain), (_, got)) in image.layers().zip(&chains).zip(got) {
-            let next = match (got, chain) {
+        for ((layer, names), (_, got)) in image.layers().zip(names.layers()).zip(got) {
+            let next = match (got, names.chain()) {
                 (Got::Settled(layer), _) | (Got::OnItsOwn(layer), None) => layer,
                 (Got::OnItsOwn(found), Some(chain)) => {
                     let (found, leads) = leads_through_link(pull.store, found, &stored).await?;
@@ -133,6 +126,34 @@ impl Layers {
         Ok(stored)
     }
 
+    /// Which layers are in the store already, and which are not.
+    async fn find_all(
+        &self,
+        pull: &Pull<'_>,
+        image: &Approved<Image>,
+        names: &ImageNames,
+    ) -> Result<(Vec<(usize, Got)>, Vec<Wanted>), Error> {
+        let (store, looked_for) = (pull.store.clone(), names.clone());
+        let found = blocking(move || store.find_all(&looked_for)).await;
+        let found = found.map_err(Error::Store)?;
+        let (mut got, mut wanted) = (Vec::with_capacity(found.len()), Vec::new());
+        let each = image.layers().zip(names.layers()).zip(found);
+        for (index, ((layer, names), found)) in each.enumerate() {
+            match found {
+                Some(stored) if stored.key() == names.own() => {
+                    got.push((index, Got::OnItsOwn(pull.take(&layer, stored)?)));
+                }
+                Some(stored) => got.push((index, Got::Settled(pull.take(&layer, stored)?))),
+                None => wanted.push(Wanted {
+                    index,
+                    layer,
+                    names: names.clone(),
+                }),
+            }
+        }
+        Ok((got, wanted))
+    }
+
     /// The layers of one line, so many at a time, in the order in which they are there.
     async fn get_line(
         &self,
@@ -141,7 +162,7 @@ impl Layers {
     ) -> Result<Vec<(usize, Got)>, Error> {
         stream::iter(wanted)
             .map(|wanted| async move {
-                let got = self.get_on_its_own(pull, wanted.layer, wanted.chain);
+                let got = self.get_on_its_own(pull, wanted.layer, wanted.names);
                 Ok((wanted.index, got.await?))
             })
             .buffer_unordered(width)
@@ -149,35 +170,28 @@ impl Layers {
             .await
     }
 
-    /// A layer that may be there already as what it is on top of others.
+    /// A layer that was not there when the pull began; if it leans on others, what it is on top of
+    /// them is for later.
     async fn get_on_its_own(
         &self,
         pull: &Pull<'_>,
         layer: Approved<Layer>,
-        chain: Option<ChainId>,
+        names: LayerNames,
     ) -> Result<Got, Error> {
-        let (layer, stored) = look_up(pull.store, layer, None).await;
-        if let Some(stored) = stored? {
-            return pull.take(&layer, stored).map(Got::OnItsOwn);
-        }
-        let Some(chain) = chain else {
+        let Some(chain) = names.chain() else {
             return self.bring(pull, layer, None).await.map(Got::OnItsOwn);
         };
-        let (layer, stored) = look_up(pull.store, layer, Some(chain.clone())).await;
-        if let Some(stored) = stored? {
-            return pull.take(&layer, stored).map(Got::Settled);
-        }
         let key = FlightKey {
             store: pull.store.id().map_err(Error::Store)?,
-            layer: pull.store.key_of(&layer, None),
+            layer: names.own().to_owned(),
         };
         if self.leaning().contains(&key) {
-            return Ok(Got::Leans(chain));
+            return Ok(Got::Leans(chain.clone()));
         }
         match self.bring(pull, layer, None).await {
             Err(Error::Unpack { source, .. }) if source.needs_lower_layers() => {
                 self.leaning().insert(key);
-                Ok(Got::Leans(chain))
+                Ok(Got::Leans(chain.clone()))
             }
             brought => brought.map(Got::OnItsOwn),
         }
@@ -265,7 +279,7 @@ struct Wanted {
     /// From the bottom.
     index: usize,
     layer: Approved<Layer>,
-    chain: Option<ChainId>,
+    names: LayerNames,
 }
 
 /// A layer, or why it is none yet.

@@ -33,7 +33,7 @@ use crate::progress::{Listener, Progress};
 use crate::record::Record;
 use crate::registry::{Places, Registry};
 use crate::resources::Resources;
-use crate::store::{Store, StoredLayer};
+use crate::store::{ImageNames, Store, StoredLayer};
 use crate::{credentials, evidence, room};
 
 use self::locate::refusal_before;
@@ -399,24 +399,24 @@ impl Agent {
         listener: &Listener,
     ) -> Result<Pulled, Error> {
         let image = Arc::new(image);
-        let under_way = self.layers.under_way(&wanted.store, &image)?;
-        let free = room::make(&wanted.store, &image, under_way).await?;
+        let names = wanted.store.names_of(&image);
+        let under_way = self.layers.under_way(&wanted.store, &names)?;
+        let free = room::make(&wanted.store, &image, &names, under_way).await?;
         let (mut has_made_room, mut has_renewed) = (false, false);
         loop {
-            let result = self.fill(&places, &image, &wanted, listener).await;
+            let result = self.fill(&places, &image, &names, &wanted, listener).await;
             let error = match result {
                 Err(error) if error.is_disk_full() => error,
                 Err(error) if error.is_refusal() && places.have_login() && !has_renewed => {
                     info!(error = %chain(&error), "fetching the registry credentials again");
-                    let reference = image.decision().reference();
-                    let renewed = self.renewed(&places, reference).await;
+                    let renewed = self.renewed(&places, image.decision().reference()).await;
                     places = renewed.map_err(|second| refusal_before(second, error))?;
                     has_renewed = true;
                     continue;
                 }
                 other => return other,
             };
-            if has_made_room || !room::make_all(&wanted.store, &image, free).await? {
+            if has_made_room || !room::make_all(&wanted.store, &names, free).await? {
                 return Err(room::was_too_small(&wanted.store, free, error));
             }
             has_made_room = true;
@@ -427,6 +427,7 @@ impl Agent {
         &self,
         places: &Places,
         image: &Arc<Approved<Image>>,
+        names: &ImageNames,
         wanted: &Wanted,
         listener: &Listener,
     ) -> Result<Pulled, Error> {
@@ -441,7 +442,7 @@ impl Agent {
             budget: &Arc::new(Budget::new(self.config.image_agent.limits.clone())),
             listener,
         };
-        let layers = self.layers.get_all(&pull, image).await?;
+        let layers = self.layers.get_all(&pull, image, names).await?;
         // It may hold the lock of what a killed process has left at the same place.
         self.recover().await;
         self.assemble(reservation, Arc::clone(image), layers, wanted, listener)

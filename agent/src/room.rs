@@ -8,7 +8,7 @@ use tracing::{debug, info};
 
 use crate::blocking::blocking;
 use crate::error::Error;
-use crate::store::{Amount, ChainId, Estimate, Store, StoreError, size};
+use crate::store::{Amount, Estimate, ImageNames, Store, StoreError, size};
 
 /// Makes room for `image` if there is too little, at the cost of layers that no bundle uses, and
 /// returns what is free. The layers `under_way` have their part already.
@@ -18,26 +18,27 @@ use crate::store::{Amount, ChainId, Estimate, Store, StoreError, size};
 pub(crate) async fn make(
     store: &Store,
     image: &Arc<Approved<Image>>,
+    names: &ImageNames,
     under_way: HashSet<String>,
 ) -> Result<Amount, Error> {
-    let (store, image) = (store.clone(), Arc::clone(image));
-    blocking(move || make_now(&store, &image, &under_way)).await
+    let (store, image, names) = (store.clone(), Arc::clone(image), names.clone());
+    blocking(move || make_now(&store, &image, &names, &under_way)).await
 }
 
 /// Removes every layer that no bundle uses and that is not one of `image`; whether there is more
 /// free than the `free` of before, whoever has seen to that.
 pub(crate) async fn make_all(
     store: &Store,
-    image: &Arc<Approved<Image>>,
+    names: &ImageNames,
     free: Amount,
 ) -> Result<bool, Error> {
-    let (store, image) = (store.clone(), Arc::clone(image));
+    let (store, names) = (store.clone(), names.clone());
     let everything = Amount {
         bytes: u64::MAX,
         inodes: u64::MAX,
     };
     let collect = move || {
-        let collected = store.collect(&keys(&store, &image), everything)?;
+        let collected = store.collect(&keys(&names), everything)?;
         Ok((collected, store.free()?))
     };
     let (collected, now) = blocking(collect).await.map_err(Error::Store)?;
@@ -60,9 +61,10 @@ pub(crate) fn was_too_small(store: &Store, free: Amount, error: Error) -> Error 
 fn make_now(
     store: &Store,
     image: &Approved<Image>,
+    names: &ImageNames,
     under_way: &HashSet<String>,
 ) -> Result<Amount, Error> {
-    let needed = missing(store, image, under_way).map_err(Error::Store)?;
+    let needed = missing(store, image, names, under_way).map_err(Error::Store)?;
     let free = store.free().map_err(Error::Store)?;
     debug!(?needed, ?free, "room for the image");
     if free.covers(needed.likely) {
@@ -71,7 +73,7 @@ fn make_now(
     // What is in use is known only when bundles that are gone have been reclaimed.
     store.recover().map_err(Error::Store)?;
     let free = store.free().map_err(Error::Store)?;
-    let spared = keys(store, image);
+    let spared = keys(names);
     let more = store.reclaimable(&spared).map_err(Error::Store)?;
     if !free.plus(more).covers(needed.least) {
         return Err(Error::NoRoom(
@@ -95,9 +97,12 @@ fn make_now(
 }
 
 /// What the layers of `image` take that are not in the store, and the bundle itself.
+///
+/// What is in the store nobody holds yet, so it is looked for again once the bundle is reserved.
 fn missing(
     store: &Store,
     image: &Approved<Image>,
+    names: &ImageNames,
     under_way: &HashSet<String>,
 ) -> Result<Estimate, StoreError> {
     let of_bundle = Estimate {
@@ -105,25 +110,23 @@ fn missing(
         likely: BUNDLE,
     };
     let mut layers = BTreeMap::new();
-    for (layer, chain) in image.layers().zip(ChainId::below_each(image)) {
-        let key = store.key_of(&layer, None);
-        let is_there = layers.contains_key(&key)
-            || under_way.contains(&key)
-            || under_way.contains(&store.key_of(&layer, chain.as_ref()))
-            || store.layer(&layer, None)?.is_some()
-            || (chain.is_some() && store.layer(&layer, chain.as_ref())?.is_some());
+    for (layer, names) in image.layers().zip(names.layers()) {
+        let is_there = layers.contains_key(names.own())
+            || names.all().any(|name| under_way.contains(name))
+            || store.has_any(names)?;
         if !is_there {
-            layers.insert(key, Estimate::of(&layer));
+            layers.insert(names.own(), Estimate::of(&layer));
         }
     }
     Ok(layers.into_values().fold(of_bundle, Estimate::plus))
 }
 
-fn keys(store: &Store, image: &Approved<Image>) -> HashSet<String> {
-    store.keys_of(image).into_iter().collect()
+fn keys(names: &ImageNames) -> HashSet<String> {
+    names.all().map(str::to_owned).collect()
 }
 
-/// Records, upper and work directory.
+/// Its directory and record, upper and work directory and what the kernel makes in there, and the
+/// documents of the image.
 const BUNDLE: Amount = Amount {
     bytes: 256 << 10,
     inodes: 16,

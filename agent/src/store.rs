@@ -22,6 +22,7 @@ mod documents;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod implied;
+mod names;
 mod overlay;
 mod recover;
 mod space;
@@ -34,9 +35,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use policy::{Approved, Digest, Image, Layer};
+use policy::{Approved, Digest, Layer};
 use rootfs::{Dir, Staging, Unpacked};
-use rustix::fs::{AtFlags, FlockOperation, flock, syncfs, unlinkat};
+use rustix::fs::{AtFlags, FileType, FlockOperation, flock, statat, syncfs, unlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,7 @@ pub(crate) use self::collect::Listed;
 pub(crate) use self::copy::{copy_attributes, copy_file, link_tree, open_within};
 pub(crate) use self::documents::Document;
 pub(crate) use self::implied::Implied;
+pub(crate) use self::names::{ImageNames, LayerNames};
 pub(crate) use self::overlay::{BundleRecord, OverlayDirectory, Progress};
 #[cfg(test)]
 pub(crate) use self::recover::Recovered;
@@ -243,17 +245,6 @@ impl Store {
         LayerRecord::expected(self, layer, onto).key()
     }
 
-    /// The names of the trees that a bundle of `image` may be made of.
-    pub(crate) fn keys_of(&self, image: &Approved<Image>) -> Vec<String> {
-        let chains = ChainId::below_each(image);
-        let layers = image.layers().zip(&chains);
-        let keys = layers.flat_map(|(layer, chain)| {
-            let chained = chain.as_ref().map(|_| self.key_of(&layer, chain.as_ref()));
-            [Some(self.key_of(&layer, None)), chained]
-        });
-        keys.flatten().collect()
-    }
-
     /// The layer, if it is in the store: proved in this boot from this very blob and `diff_id`.
     ///
     /// For [`blocking`](crate::blocking::blocking) work only: where it finds a tree that nothing
@@ -263,22 +254,26 @@ impl Store {
         layer: &Approved<Layer>,
         onto: Option<&ChainId>,
     ) -> Result<Option<StoredLayer>, StoreError> {
-        let key = self.key_of(layer, onto);
-        if !self.has_tree(&key)? {
+        self.proved(&self.key_of(layer, onto))
+    }
+
+    /// The tree of that name, which must have come of [`Store::key_of`].
+    fn proved(&self, key: &str) -> Result<Option<StoredLayer>, StoreError> {
+        if !self.has_tree(key)? {
             return Ok(None);
         }
-        if let Some(record) = self.proving_record(&key)? {
-            self.touch(&key);
-            return Ok(Some(record.into_layer(key)));
+        if let Some(record) = self.proving_record(key)? {
+            self.touch(key);
+            return Ok(Some(record.into_layer(key.to_owned())));
         }
         // Whoever publishes writes the record first, so this tree is nobody's. Under the lock it
         // is looked at again: another process may have put a proved one in its place.
         let _lock = self.lock(FlockOperation::LockExclusive)?;
-        if let Some(record) = self.proving_record(&key)? {
-            let is_there = self.has_tree(&key)?;
-            return Ok(is_there.then(|| record.into_layer(key)));
+        if let Some(record) = self.proving_record(key)? {
+            let is_there = self.has_tree(key)?;
+            return Ok(is_there.then(|| record.into_layer(key.to_owned())));
         }
-        self.discard(OsStr::new(&key))?;
+        self.discard(OsStr::new(key))?;
         Ok(None)
     }
 
@@ -371,12 +366,14 @@ impl Store {
     }
 
     fn has_tree(&self, key: &str) -> Result<bool, StoreError> {
-        match open_directory(self.layers(), key) {
-            Ok(_) => Ok(true),
+        match statat(self.layers(), key, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => Ok(true),
             Err(Errno::NOENT) => Ok(false),
-            Err(error) => Err(StoreError::io("open", &self.path("layers").join(key))(
-                error.into(),
-            )),
+            other => {
+                let path = self.path("layers").join(key);
+                let error = other.err().unwrap_or(Errno::NOTDIR);
+                Err(StoreError::io("inspect", &path)(error.into()))
+            }
         }
     }
 

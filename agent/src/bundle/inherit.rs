@@ -119,8 +119,7 @@ impl Layers<'_> {
     ) -> Result<Vec<&'l StoredLayer>, BundleError> {
         let mut visible = Vec::new();
         for layer in above {
-            let tree = self.open(layer, b"")?;
-            let directory = match open_within(tree.as_fd(), Path::new(OsStr::from_bytes(path))) {
+            let directory = match self.try_to_open(layer, path) {
                 Ok(directory) => directory,
                 Err(Errno::NOENT) => continue,
                 // A whiteout, a file or a link: what lies below is hidden.
@@ -137,9 +136,19 @@ impl Layers<'_> {
     }
 
     pub(super) fn open(&self, layer: &StoredLayer, path: &[u8]) -> Result<OwnedFd, BundleError> {
-        open_directory(self.store.layers(), layer.key())
-            .and_then(|tree| open_within(tree.as_fd(), Path::new(OsStr::from_bytes(path))))
+        self.try_to_open(layer, path)
             .map_err(self.io("open", layer, path))
+    }
+
+    fn try_to_open(&self, layer: &StoredLayer, path: &[u8]) -> Result<OwnedFd, Errno> {
+        let (trees, path) = (self.store.layers(), Path::new(OsStr::from_bytes(path)));
+        // At once where that is not too long: there may be many layers and many paths.
+        match open_directory(trees, Path::new(layer.key()).join(path)) {
+            Err(Errno::NAMETOOLONG) => {
+                open_within(open_directory(trees, layer.key())?.as_fd(), path)
+            }
+            opened => opened,
+        }
     }
 
     pub(super) fn io(

@@ -306,7 +306,7 @@ mod tests {
     /// A bundle that is being made from `image`.
     fn reserve(store: &Store, image: &Approved<Image>) -> OverlayDirectory {
         let mut record = store.new_record().unwrap();
-        record.layers = store.keys_of(image);
+        record.layers = store.names_of(image).all().map(str::to_owned).collect();
         OverlayDirectory::create(store, &record).unwrap()
     }
 
