@@ -63,8 +63,11 @@ impl Estimate {
         };
         let amount = |bytes, inodes| Amount { bytes, inodes };
         Self {
-            least: amount(size, 1),
-            likely: amount(likely, (likely / BYTES_PER_INODE).saturating_add(1)),
+            least: amount(size, INODES_OF_LAYER),
+            likely: amount(
+                likely,
+                (likely / BYTES_PER_INODE).saturating_add(INODES_OF_LAYER),
+            ),
         }
     }
 
@@ -154,6 +157,10 @@ pub(crate) fn size(bytes: u64) -> String {
 
 /// How many times its compressed size a layer is expected to take.
 const EXPANSION: u64 = 3;
+
+/// The root of a layer's tree, which was its staging directory before, and its record. How many
+/// entries there are in between no descriptor says; there are layers without any.
+const INODES_OF_LAYER: u64 = 2;
 
 /// Files of images are 10 to 20 KiB long on the average.
 const BYTES_PER_INODE: u64 = 16 << 10;
