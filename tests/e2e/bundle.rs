@@ -258,18 +258,28 @@ async fn users_are_resolved_in_the_image_and_never_outside() {
 #[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_layers_are_mounted_in_order() {
     let registry = Hostile::start().await;
-    let layers: Vec<_> = (0..500)
-        .map(|number| {
-            let archive = Archive::new().file("last", format!("{number}"));
-            Layer::gzip(archive.file(format!("file{number}"), ""))
-        })
-        .collect();
-    let reference = registry.push("app:1", &Image::of(layers).build());
     let guest = trusting_guest(&registry.host());
     let daemon = guest.start().await;
-    daemon.delivers(&reference, &guest.bundle("c1")).await;
-    assert_eq!(content(&guest.bundle("c1"), "last"), "499");
-    assert!(guest.bundle("c1").join("rootfs/file0").exists());
+    let layer = |number: usize| {
+        let archive = Archive::new().file("last", format!("{number}"));
+        Layer::gzip(archive.file(format!("file{number}"), format!("content {number}")))
+    };
+    for count in [499, 500] {
+        // The uppermost is one that lies further below, too.
+        let repeated = count / 2;
+        let mut layers: Vec<_> = (0..count - 1).map(layer).collect();
+        layers.push(layer(repeated));
+        let reference = registry.push(&format!("app{count}:1"), &Image::of(layers).build());
+        let bundle = guest.bundle(&format!("c{count}"));
+        daemon.delivers(&reference, &bundle).await;
+        assert_eq!(content(&bundle, "last"), repeated.to_string());
+        for number in 0..count - 1 {
+            let found = content(&bundle, &format!("file{number}"));
+            assert_eq!(found, format!("content {number}"));
+        }
+        let names = std::fs::read_dir(bundle.join("rootfs")).unwrap();
+        assert_eq!(names.count(), count, "one file each, and the one of all");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

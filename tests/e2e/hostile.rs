@@ -373,15 +373,23 @@ async fn too_many_layers_are_refused_before_any_download() {
         media_type: "application/vnd.oci.image.layer.v1.tar+encrypted".into(),
         ..layer.clone()
     };
-    for (number, image) in [
-        Image::of(vec![layer.clone(); 501]),
-        Image::of([layer, encrypted]),
-    ]
-    .into_iter()
-    .enumerate()
-    {
+    let rows = [
+        (
+            Image::of(vec![layer.clone(); 501]),
+            Code::RESOURCE_EXHAUSTED,
+            "the image has 501 layers, at most 500 can be mounted",
+        ),
+        (
+            Image::of([layer, encrypted]),
+            Code::UNIMPLEMENTED,
+            "encrypted",
+        ),
+    ];
+    for (number, (image, code, words)) in rows.into_iter().enumerate() {
         let reference = registry.push(&format!("app{number}:1"), &image.build());
-        daemon.refuses(&reference, &guest.bundle("c1")).await;
+        let refusal = daemon.refuses(&reference, &guest.bundle("c1")).await;
+        assert_eq!(refusal.code, code, "{refusal:?}");
+        assert_says("layers", &refusal.message, &[FAILED, words]);
         let blobs: Vec<_> = registry
             .requests()
             .into_iter()

@@ -205,11 +205,17 @@ fn images_with_nothing_in_them_have_an_empty_root() {
 #[test]
 fn five_hundred_layers_make_a_bundle() {
     let scene = Scene::new();
-    let tars: Vec<_> = (0..500)
-        .map(|index| file(&format!("file{index}"), "x"))
-        .collect();
-    let path = scene.deliver(&tars, "bundle");
-    assert_eq!(list(&path.join(ROOTFS)).len(), 500);
+    for count in [499, 500] {
+        let mut tars: Vec<_> = (1..count)
+            .map(|index| file(&format!("file{index}"), &index.to_string()))
+            .collect();
+        tars.push(tars[count / 2].clone());
+        let path = scene.deliver(&tars, &format!("bundle{count}"));
+        assert_eq!(list(&path.join(ROOTFS)).len(), count - 1);
+        for index in 1..count {
+            assert_eq!(read(&path, &format!("file{index}")), index.to_string());
+        }
+    }
 }
 
 #[test]
