@@ -45,9 +45,11 @@ async fn whoever_joins_a_fetch_is_decided_for_by_itself() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let refusal = daemon.refuses(&unsigned, &guest.bundle("c2")).await;
+    assert_eq!(refusal.code, Code::PERMISSION_DENIED, "{refusal:?}");
     assert_says("by another name", &refusal.message, &[DENIED]);
     scene.set_policy(&json!({"default": [{"type": "reject"}]}));
     let refusal = daemon.refuses(&reference, &guest.bundle("c3")).await;
+    assert_eq!(refusal.code, Code::PERMISSION_DENIED, "{refusal:?}");
     assert_says("rejected since", &refusal.message, &[DENIED]);
     assert!(!first.is_finished(), "the layer was under way all the time");
     assert_eq!(guest.mounts().len(), 0);
