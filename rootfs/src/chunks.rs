@@ -332,7 +332,9 @@ impl Pool {
 
     fn take_back(&mut self, buffer: Vec<u8>) {
         self.used = self.used.saturating_sub(1);
-        if self.used.saturating_add(self.idle.len()) < SHARED {
+        // More of them, in use and idle, than are shared: what a thread gives to the allocator is
+        // kept for that thread.
+        if self.idle.len() < SHARED {
             self.idle.push(buffer);
         }
     }
