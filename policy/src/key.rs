@@ -67,8 +67,10 @@ impl PublicKey {
             .subject_public_key
             .as_bytes()
             .ok_or(KeyError::UnusedBits)?;
-        if spki.algorithm.oid == RSA {
-            check_rsa_size(bytes)?;
+        match spki.algorithm.oid {
+            EC => check_point(bytes)?,
+            RSA => check_rsa_size(bytes)?,
+            _ => {}
         }
         let parse = |algorithm: &&'static dyn VerificationAlgorithm| {
             ParsedPublicKey::new(*algorithm, bytes).map_err(|source| KeyError::Invalid {
@@ -113,6 +115,21 @@ pub enum KeyError {
     /// Transparency logs sign with ECDSA, and their keys are of no other kind.
     #[error("the key of a transparency log is an ECDSA key, this is another")]
     NotEcdsa,
+    /// A key of which the fingerprint would be one of several: others write it uncompressed, and
+    /// read no other form.
+    #[error(
+        "the point of its curve should be uncompressed and begin with 04, it does with {found}"
+    )]
+    Point {
+        /// The first byte, in hexadecimal.
+        found: String,
+    },
+    /// Parameters that an algorithm does not have (RFC 3279 section 2.3.1, RFC 8410 section 3).
+    #[error("the parameters of its algorithm should be {expected}")]
+    Parameters {
+        /// What they have to be.
+        expected: &'static str,
+    },
     /// An RSA modulus too short to be safe or too long to be quick.
     #[error("an RSA key should have 2048 to 4096 bits, found {found}")]
     RsaSize {
@@ -152,8 +169,10 @@ type Algorithms = &'static [&'static dyn VerificationAlgorithm];
 fn algorithms(identifier: &AlgorithmIdentifierRef<'_>) -> Result<Algorithms, KeyError> {
     match identifier.oid {
         EC => on_curve(identifier.parameters_oid()?),
-        ED25519_KEY => Ok(&[&ED25519]),
-        RSA => Ok(&[&RSA_PKCS1_2048_8192_SHA256]),
+        ED25519_KEY if identifier.parameters.is_none() => Ok(&[&ED25519]),
+        ED25519_KEY => Err(KeyError::Parameters { expected: "absent" }),
+        RSA if identifier.parameters == Some(AnyRef::NULL) => Ok(&[&RSA_PKCS1_2048_8192_SHA256]),
+        RSA => Err(KeyError::Parameters { expected: "NULL" }),
         oid => Err(unsupported(oid)),
     }
 }
@@ -170,6 +189,17 @@ fn on_curve(curve: ObjectIdentifier) -> Result<Algorithms, KeyError> {
 fn unsupported(oid: ObjectIdentifier) -> KeyError {
     KeyError::Algorithm {
         oid: oid.to_string(),
+    }
+}
+
+/// SEC 1 section 2.3.3 has compressed points, too, and X9.62 hybrid ones; the crypto library reads
+/// all of them.
+fn check_point(point: &[u8]) -> Result<(), KeyError> {
+    match point.first() {
+        Some(0x04) => Ok(()),
+        other => Err(KeyError::Point {
+            found: other.map_or_else(|| "nothing".to_owned(), |byte| format!("{byte:02x}")),
+        }),
     }
 }
 

@@ -151,6 +151,42 @@ fn refuses_what_is_no_usable_key_and_says_why() {
     ));
 }
 
+#[test]
+fn a_key_is_written_in_one_way_alone() {
+    let ec = Signer::new().spki();
+    let (algorithm, point) = (&ec[2..23], &ec[26..]);
+    let odd = point.last().unwrap() & 1;
+    let mut hybrid = ec.clone();
+    hybrid[26] = 6 | odd;
+    let header = [b"\x30\x39", algorithm, b"\x03\x22\x00"].concat();
+    let compressed = [&header[..], &[2 | odd], &point[1..33]].concat();
+
+    let rsa = rsa(KeySize::Rsa2048).spki();
+    let null = rsa.windows(2).position(|pair| pair == b"\x05\x00").unwrap();
+    let mut octets = rsa.clone();
+    octets[null] = 0x04;
+
+    let pair = Signer::Ed25519(Ed25519KeyPair::generate().unwrap()).spki();
+    let with_null = [b"\x30\x2c\x30\x07\x06\x03\x2b\x65\x70\x05\x00", &pair[9..]];
+    let point = |found: u8| KeyError::Point {
+        found: format!("{found:02x}"),
+    };
+    for (name, der, expected) in [
+        ("hybrid", hybrid, point(6 | odd)),
+        ("compressed", compressed, point(2 | odd)),
+        ("RSA", octets, KeyError::Parameters { expected: "NULL" }),
+        (
+            "Ed25519",
+            with_null.concat(),
+            KeyError::Parameters { expected: "absent" },
+        ),
+    ] {
+        let text = pem("PUBLIC KEY", &der);
+        let error = PublicKey::from_pem(text.as_bytes()).unwrap_err();
+        assert_eq!(error, expected, "{name}");
+    }
+}
+
 /// An `RSAPublicKey` (RFC 8017 A.1.1) whose modulus of that many bytes has its top bit clear.
 fn pkcs1(modulus_bytes: u16) -> Vec<u8> {
     let header = |tag: u8, length: u16| {
